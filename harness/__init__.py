@@ -1,0 +1,3 @@
+"""forgeteval: forgetting evaluation for vision-language models."""
+
+__version__ = "0.1.0"

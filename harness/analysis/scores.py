@@ -1,0 +1,105 @@
+"""The scores of a study as arrays: what every function of `harness.analysis` starts from.
+
+Built by `harness.scoring` from stored predictions or by `harness.interop` from other people's
+files; from here on nothing knows where a number came from. Scores are fractions in [0, 1];
+NaN = no score (missing, failed or not applicable: `status` says which).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Values of `BenchmarkScores.status`.
+MISSING, SCORED, FAILED, NOT_APPLICABLE = 0, 1, 2, 3
+# The strategy name of the shared base (stage 0 of every strategy that has none of its own).
+BASE = "base"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class StageKey:
+    """One column of a score matrix. The shared base is `StageKey("base", "0", 0)`."""
+
+    strategy: str
+    run: str
+    stage: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A step of one run of a strategy: the skill it was trained on."""
+
+    key: StageKey
+    name: str
+    trained_on: str | None = None
+    """Benchmark name of the target this stage was trained on; None for the base."""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkScores:
+    """All scores of one benchmark: samples in rows, stages in columns."""
+
+    benchmark: str
+    role: str
+    metric: str
+    sample_ids: NDArray[np.object_]
+    """(n,) unique."""
+    groups: NDArray[np.int64]
+    """(n,) cluster codes: samples with equal codes share an image."""
+    weights: NDArray[np.float64]
+    """(n,) positive; the headline is the weighted mean (all ones for a plain mean)."""
+    chance: NDArray[np.float64]
+    """(n,) expected score of guessing."""
+    columns: tuple[StageKey, ...]
+    values: Mapping[str, NDArray[np.float64]]
+    """scorer -> (n, n_columns) scores in [0, 1]."""
+    status: NDArray[np.uint8]
+    """(n, n_columns) MISSING, SCORED, FAILED or NOT_APPLICABLE."""
+    unparsed: NDArray[np.bool_]
+    """(n, n_columns) True where an answer was given but nothing could be read from it."""
+    rates: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """Further per-sample indicators, for example `bare_number`: (n, n_columns) in [0, 1] or NaN."""
+    settings: tuple[str, ...] = ()
+    """(n_columns,) signature of each column without its checkpoint: equal = comparable."""
+    signatures: tuple[str, ...] = ()
+    """(n_columns,) full signature of each column."""
+
+
+class Texts(Protocol):
+    """The words behind the scores, read only for the few samples that are shown."""
+
+    def question(self, benchmark: str, sample_id: str) -> str: ...
+    def gold(self, benchmark: str, sample_id: str) -> str: ...
+    def response(self, key: StageKey, benchmark: str, sample_id: str) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StudyScores:
+    """Everything that compare, gate, leaderboard and the report judge."""
+
+    study: str
+    base_model: str
+    stages: tuple[Stage, ...]
+    """Base first, then by strategy (manifest order), run, stage."""
+    benchmarks: Mapping[str, BenchmarkScores]
+    """In suite order: targets, held-out, probes."""
+    components: Mapping[str, str] = field(default_factory=dict)
+    """strategy -> declared component."""
+    texts: Texts | None = None
+
+    def runs(self) -> Mapping[tuple[str, str], Sequence[Stage]]:
+        """(strategy, run) -> its stages in order, base first (its own or the shared one)."""
+        shared = [s for s in self.stages if s.key.strategy == BASE]
+        found: dict[tuple[str, str], list[Stage]] = {}
+        for stage in self.stages:
+            if stage.key.strategy != BASE:
+                found.setdefault((stage.key.strategy, stage.key.run), []).append(stage)
+        for steps in found.values():
+            steps.sort(key=lambda stage: stage.key.stage)
+            if steps[0].key.stage != 0:
+                steps[:0] = shared
+        return found

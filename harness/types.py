@@ -1,0 +1,200 @@
+"""The nouns of the road: what a task hands to a prompt, an engine, the store and a scorer.
+
+Values only. Nothing here reads a file, imports an engine or decides anything; every other module
+imports these names and none re-defines them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from PIL import Image as PILImage
+
+Role = Literal["target", "held_out", "probe"]
+Profile = Literal["fixed", "lmm_cl"]
+ScorerName = Literal["strict", "lenient", "lmm_cl", "lmms_eval"]
+# What kind of answer a question asks for; the drift diagnostics compare it with what was given.
+AnswerType = Literal["letter", "yes_no", "integer", "decimal", "time", "phrase", "sentence"]
+
+# A prompt is a sequence of text pieces and image slots; an int is the index of a sample's image.
+# A plain string means "all images first, then this text".
+Prompt = str | tuple[str | int, ...]
+
+
+class Image(Protocol):
+    """An image that is read and decoded only when it is needed."""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the encoded bytes (hex): the identity used by caches."""
+
+    def read(self) -> bytes:
+        """The encoded bytes. Raises SampleError when they cannot be had."""
+
+    def decode(self) -> PILImage.Image:
+        """The picture as RGB, EXIF rotation applied. Raises SampleError with a short reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One question with its image(s) and answer(s)."""
+
+    id: str
+    """Unique within the task and stable from load to load."""
+    question: str
+    answers: tuple[str, ...]
+    """Accepted gold answers; the first is the canonical one. For choice questions the letter."""
+    images: tuple[Image, ...] = ()
+    choices: tuple[str, ...] = ()
+    """Option texts, without letters, in order; empty for open questions."""
+    group: str = ""
+    """The image (or document) shared with other samples: the unit of clustering. "" = own group."""
+    answer_type: AnswerType = "phrase"
+    chance: float = 0.0
+    """Expected score of guessing, in [0, 1]."""
+    doc: Mapping[str, Any] = field(default_factory=dict)
+    """Further source columns that the scorers or the headline need; JSON values, never images."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How an answer is generated. Greedy always."""
+
+    max_new_tokens: int = 16
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What an engine is given: independent of the checkpoint, so built once for a whole study."""
+
+    sample_id: str
+    parts: tuple[str | int, ...]
+    """Text pieces and image slots (index into `images`), in order."""
+    images: tuple[Image, ...]
+    decoding: Decoding
+    choices: tuple[str, ...] = ()
+    """Continuations to compare when the task is scored by log-likelihood."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What an engine returned for a request. A failure is a status, never a score."""
+
+    sample_id: str
+    status: Literal["ok", "failed"] = "ok"
+    text: str = ""
+    finish_reason: str = ""
+    """`stop` (the model ended), `length` (cut at max_new_tokens); "" when failed."""
+    n_prompt_tokens: int = 0
+    n_tokens: int = 0
+    reason: str = ""
+    """Why a failed prediction failed: one line, no machine paths."""
+    class_mass: Mapping[str, float] | None = None
+    """Probability mass per token class at the first answer position, where it was asked for."""
+    choice_scores: tuple[float, ...] | None = None
+    """Log-likelihood of each choice (nats, summed over tokens), where it was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One answer graded by one scorer."""
+
+    value: float | None
+    """The headline metric in [0, 1]; None = the scorer does not apply to this sample."""
+    parsed: Any = None
+    """What the scorer understood the answer to be; None = nothing could be parsed."""
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    """Every metric by name; under the reference's own keys for `lmm_cl` and `lmms_eval`."""
+
+
+Scorer = Callable[[Sample, str], Score]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a task's rows come from, and the columns they must have."""
+
+    hub: str
+    """Hub data set id. A manifest may override it by a local path (`suite.sources`)."""
+    split: str
+    columns: tuple[str, ...]
+    """Columns that must be there; an error lists those found."""
+    config: str | None = None
+    revision: str | None = None
+    aliases: tuple[str, ...] = ()
+    """Other ids of the same data (moves and mirrors), tried in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """How sample scores become a benchmark's number: score units, then a weighted mean.
+
+    `unit`: doc key that joins samples into one scored unit (rotations of one question, pairs on
+    one image); `combine` says how. `macro`: doc key of the categories that weigh equally.
+    """
+
+    unit: str | None = None
+    combine: Literal["mean", "all", "mean_and_all"] = "mean"
+    """Score of a unit: mean of its samples; 1 only if all are right; the average of those two."""
+    macro: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A benchmark: data source + prompt + scorers. One file in `tasks/` each."""
+
+    name: str
+    title: str
+    role: Role
+    metric: str
+    """Name of the headline metric, for example `accuracy`, `anls`."""
+    source: Source
+    sample: Callable[[Mapping[str, Any], int], Sample]
+    """(source row, its index) -> Sample. Image columns arrive as `Image`s."""
+    prompts: Mapping[Profile, Callable[[Sample], Prompt]]
+    scorers: Mapping[ScorerName, Scorer]
+    decoding: Decoding = Decoding()
+    headline: Headline = Headline()
+    licence: str = ""
+    citation: str = ""
+    languages: tuple[str, ...] = ("en",)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model folder whose weights are known by content."""
+
+    path: str
+    """Absolute folder of transformers files."""
+    fingerprint: str
+    """Hash of the weights' bytes and the model configuration (hex)."""
+    processor_path: str
+    """Folder of tokenizer and processor: its own, or the base's where a stage lacks them."""
+    trust_remote_code: bool = False
+
+
+class Engine(Protocol):
+    """Runs requests on one checkpoint at a time; starts once, swaps weights in place."""
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """What of the engine goes into signatures: kind, dtype, library version."""
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Make `checkpoint` the one that answers, or raise CheckpointError. Never old weights."""
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Prediction]:
+        """One prediction per request, as they finish, in any order."""
+
+    def log_likelihood(self, requests: Sequence[Request]) -> Iterator[Prediction]:
+        """Like `generate`, with `choice_scores` for each request's choices and no text."""
+
+    def close(self) -> None: ...
+
+
+Samples = Sequence[Sample]
+Requests = Iterable[Request]
