@@ -174,6 +174,10 @@ class Checkpoint:
     """Hash of the weights' bytes and the model configuration (hex)."""
     processor_path: str
     """Folder of tokenizer and processor: its own, or the base's where a stage lacks them."""
+    adapter: str = ""
+    """Folder of a peft adapter that applies to the weights in `path`; "" = none."""
+    blend: tuple[tuple[str, float], ...] = ()
+    """WiSE-FT: further folders and their shares; weights = (1 - sum of shares) x path + ..."""
     trust_remote_code: bool = False
 
 
