@@ -181,6 +181,29 @@ class Checkpoint:
     trust_remote_code: bool = False
 
 
+# The strategy name of the shared base (stage 0 of every strategy that has none of its own).
+BASE = "base"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class StageKey:
+    """One column of a score matrix. The shared base is `StageKey("base", "0", 0)`."""
+
+    strategy: str
+    run: str
+    stage: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A step of one run of a strategy: the skill it was trained on."""
+
+    key: StageKey
+    name: str
+    trained_on: str | None = None
+    """Benchmark name of the target this stage was trained on; None for the base."""
+
+
 class Engine(Protocol):
     """Runs requests on one checkpoint at a time; starts once, swaps weights in place."""
 
