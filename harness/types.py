@@ -19,6 +19,12 @@ ScorerName = Literal["strict", "lenient", "lmm_cl", "lmms_eval"]
 # What kind of answer a question asks for; the drift diagnostics compare it with what was given.
 AnswerType = Literal["letter", "yes_no", "integer", "decimal", "time", "phrase", "sentence"]
 
+# What a task leaves to the source, because only the source sees all rows and pixels:
+# as `Sample.group`: the hash of the first image's decoded pixels (data without image ids);
+BY_PIXELS = "<pixels>"
+# as `Sample.chance`: how often the commonest gold answer is right (counting has no options).
+MAJORITY = float("nan")
+
 # A prompt is a sequence of text pieces and image slots; an int is the index of a sample's image.
 # A plain string means "all images first, then this text".
 Prompt = str | tuple[str | int, ...]
@@ -51,10 +57,11 @@ class Sample:
     choices: tuple[str, ...] = ()
     """Option texts, without letters, in order; empty for open questions."""
     group: str = ""
-    """The image (or document) shared with other samples: the unit of clustering. "" = own group."""
+    """The image (or document) shared with other samples: the unit of clustering. "" = own group.
+    `BY_PIXELS` is replaced when a source is loaded."""
     answer_type: AnswerType = "phrase"
     chance: float = 0.0
-    """Expected score of guessing, in [0, 1]."""
+    """Expected score of guessing, in [0, 1]. `MAJORITY` is replaced when a source is loaded."""
     doc: Mapping[str, Any] = field(default_factory=dict)
     """Further source columns that the scorers or the headline need; JSON values, never images."""
 
@@ -115,6 +122,18 @@ Scorer = Callable[[Sample, str], Score]
 
 
 @dataclass(frozen=True, slots=True)
+class ImageTable:
+    """A second table of the same data that holds the images, one row per image."""
+
+    config: str
+    """Its configuration on the hub; a folder of that name in a local copy."""
+    key: str
+    """Its column of image ids; the pictures are in its column `image`."""
+    on: str
+    """The column of the main table that names the image."""
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """Where a task's rows come from, and the columns they must have."""
 
@@ -122,11 +141,15 @@ class Source:
     """Hub data set id. A manifest may override it by a local path (`suite.sources`)."""
     split: str
     columns: tuple[str, ...]
-    """Columns that must be there; an error lists those found."""
+    """Columns that must be there (`a|b`: either); an error lists those found."""
     config: str | None = None
     revision: str | None = None
     aliases: tuple[str, ...] = ()
     """Other ids of the same data (moves and mirrors), tried in order."""
+    path: str = ""
+    """A local file or folder instead of `hub`, relative to the manifest (a task without code)."""
+    images: ImageTable | None = None
+    """Where the pictures are when the rows only name them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +182,14 @@ class Task:
     scorers: Mapping[ScorerName, Scorer]
     decoding: Decoding = Decoding()
     headline: Headline = Headline()
+    keep: Callable[[Mapping[str, Any]], bool] | None = None
+    """Which source rows belong to the task; the others are left out and counted."""
+    n: int | None = None
+    """Scored samples of the full split as published; None = not known. Never used to compute."""
+    chance: str = ""
+    """Score of guessing, in words, for people."""
+    groups: str = ""
+    """What samples of one group share, in words, for people."""
     licence: str = ""
     citation: str = ""
     languages: tuple[str, ...] = ("en",)
