@@ -1,0 +1,43 @@
+"""Grading: stored answers of one task to scores, without a model.
+
+Every answer of a sample is graded once, however many checkpoints gave it.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+
+from harness.types import Prediction, Sample, Score, Scorer
+
+
+class Grader:
+    """One scorer over one task's samples, remembering the answers it has seen."""
+
+    def __init__(self, scorer: Scorer, samples: Sequence[Sample]):
+        self._scorer = scorer
+        self._samples = {sample.id: sample for sample in samples}
+        self._seen: dict[tuple[str, str], Score] = {}
+
+    def grade(self, sample_id: str, response: str) -> Score:
+        """The score of an answer to a sample of the task."""
+        key = (sample_id, response)
+        if key not in self._seen:
+            self._seen[key] = self._scorer(self._samples[sample_id], response)
+        return self._seen[key]
+
+
+def chosen(prediction_text: str, choice_scores: Sequence[float] | None) -> str:
+    """The answer to grade: the text, or the letter of the likeliest choice.
+
+    >>> chosen("", [-3.0, -1.5])
+    'B'
+    """
+    if not choice_scores:
+        return prediction_text
+    return string.ascii_uppercase[max(range(len(choice_scores)), key=choice_scores.__getitem__)]
+
+
+def response_of(prediction: Prediction) -> str:
+    """The answer that a prediction stands for."""
+    return chosen(prediction.text, prediction.choice_scores)

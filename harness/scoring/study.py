@@ -1,0 +1,259 @@
+"""From a study's stored cells to the arrays that `harness.analysis` judges.
+
+The last room that knows predictions: it grades them, joins samples into score units as the
+task's headline says, and hands over numbers with their signatures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness import registry
+from harness.analysis.scores import (
+    FAILED,
+    MISSING,
+    NOT_APPLICABLE,
+    SCORED,
+    BenchmarkScores,
+    StudyScores,
+)
+from harness.errors import ResultsError
+from harness.scoring.answer_type import is_bare_number
+from harness.scoring.grade import Grader, chosen
+from harness.store import MODEL_KEYS, SCHEMA_VERSION, Store, read_json, signature_text
+from harness.types import Headline, Sample, ScorerName, Stage, StageKey, Task
+
+# Questions whose right answer is no number: the bare-number rate is read on them.
+NUMERIC_TYPES = frozenset({"integer", "decimal", "time"})
+DEFAULT_SCORERS: tuple[ScorerName, ...] = ("strict", "lenient")
+
+
+def read_scores(study_dir: Path, scorers: Sequence[ScorerName] = DEFAULT_SCORERS) -> StudyScores:
+    """Grades every sealed cell of a study. Imported studies are read as they are.
+
+    Raises ResultsError when the folder holds no study or a file in it is damaged.
+    """
+    record = read_json(study_dir / "study.json")
+    if record.get("schema") != SCHEMA_VERSION:
+        raise ResultsError(
+            f"{study_dir.name}/study.json",
+            f"has schema {record.get('schema')!r}, this program reads {SCHEMA_VERSION}",
+        )
+    if record.get("kind") == "imported":
+        from harness.interop.score_files import read_imported
+
+        return read_imported(study_dir)
+    store = Store(study_dir)
+    stages = [_stage(row) for row in record["stages"]]
+    columns = tuple(stage.key for stage in stages)
+    benchmarks = {}
+    for row in record["benchmarks"]:
+        name = row["name"]
+        inline = record["tasks"].get(name)
+        task = registry.inline_task(name, registry.InlineTask(**inline)) if inline else (
+            registry.task(name)
+        )  # fmt: skip
+        samples = store.read_samples(name, row["data"])
+        cells = [stage["cells"].get(name) for stage in record["stages"]]
+        answers = [_answers(store, name, cell, samples) for cell in cells]
+        benchmarks[name] = grade_benchmark(task, row["role"], samples, columns, answers, scorers)
+    return StudyScores(
+        study=record["study"],
+        base_model=record["base_model"],
+        stages=tuple(stages),
+        benchmarks=benchmarks,
+        components=record["components"],
+        texts=StoredTexts(store, record),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """One checkpoint's answers to a task, in sample order; None = no answer was stored."""
+
+    texts: Sequence[str | None]
+    """None where the prediction is missing or failed."""
+    failed: NDArray[np.bool_]
+    signature: str
+    settings: str
+
+
+def grade_benchmark(
+    task: Task,
+    role: str,
+    samples: Sequence[Sample],
+    columns: tuple[StageKey, ...],
+    answers: Sequence[Answers | None],
+    scorers: Sequence[ScorerName],
+) -> BenchmarkScores:
+    """Scores of one task: `answers[j]` belongs to `columns[j]`; None = the cell is missing."""
+    shape = (len(samples), len(columns))
+    values = {name: np.full(shape, np.nan) for name in scorers if name in task.scorers}
+    status = np.full(shape, MISSING, np.uint8)
+    unparsed = np.zeros(shape, bool)
+    bare = np.full(shape, np.nan)
+    graders = {name: Grader(task.scorers[name], samples) for name in values}
+    wordy = [sample.answer_type not in NUMERIC_TYPES for sample in samples]
+    for j, column in enumerate(answers):
+        if column is None:
+            continue
+        status[column.failed, j] = FAILED
+        for i, text in enumerate(column.texts):
+            if text is None:
+                continue
+            scores = {name: g.grade(samples[i].id, text) for name, g in graders.items()}
+            for name, score in scores.items():
+                values[name][i, j] = np.nan if score.value is None else score.value
+            first = next(iter(scores.values()))
+            status[i, j] = NOT_APPLICABLE if first.value is None else SCORED
+            unparsed[i, j] = first.parsed is None
+            if wordy[i]:
+                bare[i, j] = is_bare_number(text)
+    units = Units.of(task.headline, samples)
+    return BenchmarkScores(
+        benchmark=task.name,
+        role=role,
+        metric=task.metric,
+        sample_ids=np.array([samples[i].id for i in units.first], object),
+        groups=units.codes([sample.group or sample.id for sample in samples]),
+        weights=units.weights(task.headline, samples),
+        chance=np.array([samples[i].chance for i in units.first], float),
+        columns=columns,
+        values={name: units.join(v, task.headline.combine) for name, v in values.items()},
+        status=units.worst(status),
+        unparsed=units.any(unparsed),
+        rates={"bare_number": units.join(bare, "mean")} if any(wordy) else {},
+        settings=tuple("" if a is None else a.settings for a in answers),
+        signatures=tuple("" if a is None else a.signature for a in answers),
+    )
+
+
+class Units:
+    """Which samples are scored as one: rotations of a question, pairs on an image."""
+
+    def __init__(self, keys: Sequence[str]):
+        order: dict[str, int] = {}
+        self.unit = np.array([order.setdefault(key, len(order)) for key in keys], np.int64)
+        self.n = len(order)
+        self.first = np.full(self.n, -1, np.int64)
+        for i in range(len(keys) - 1, -1, -1):
+            self.first[self.unit[i]] = i
+
+    @classmethod
+    def of(cls, headline: Headline, samples: Sequence[Sample]) -> Units:
+        """One unit per sample unless the headline joins them."""
+        if headline.unit is None:
+            return cls([sample.id for sample in samples])
+        return cls([str(sample.doc[headline.unit]) for sample in samples])
+
+    @property
+    def _trivial(self) -> bool:
+        return self.n == len(self.unit)
+
+    def join(self, values: NDArray[np.float64], combine: str) -> NDArray[np.float64]:
+        """(n_samples, k) scores -> (n_units, k); NaN where any member has no score."""
+        if self._trivial:
+            return values
+        count = np.bincount(self.unit, minlength=self.n)[:, None]
+        total = np.zeros((self.n, values.shape[1]))
+        np.add.at(total, self.unit, values)
+        if combine == "mean":
+            return total / count
+        lowest = np.full((self.n, values.shape[1]), np.inf)
+        np.minimum.at(lowest, self.unit, values)
+        everything = np.where(np.isnan(total), np.nan, (lowest >= 1).astype(float))
+        return everything if combine == "all" else (total / count + everything) / 2
+
+    def worst(self, status: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(n_samples, k) -> (n_units, k): a unit is scored only if all its members are."""
+        if self._trivial:
+            return status
+        rank = np.array([0, 3, 1, 2], np.uint8)  # missing, failed, not applicable, scored
+        back = np.array([MISSING, FAILED, NOT_APPLICABLE, SCORED], np.uint8)
+        lowest = np.full((self.n, status.shape[1]), 3, np.uint8)
+        np.minimum.at(lowest, self.unit, rank[status])
+        return back[lowest]
+
+    def any(self, flags: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """(n_samples, k) -> (n_units, k)."""
+        joined = np.zeros((self.n, flags.shape[1]), bool)
+        np.logical_or.at(joined, self.unit, flags)
+        return joined
+
+    def codes(self, groups: Sequence[str]) -> NDArray[np.int64]:
+        """(n_units,) cluster codes in order of first appearance."""
+        seen: dict[str, int] = {}
+        return np.array([seen.setdefault(groups[i], len(seen)) for i in self.first], np.int64)
+
+    def weights(self, headline: Headline, samples: Sequence[Sample]) -> NDArray[np.float64]:
+        """(n_units,) mean 1; under a macro mean each category weighs the same."""
+        if headline.macro is None:
+            return np.ones(self.n)
+        names = [str(samples[i].doc[headline.macro]) for i in self.first]
+        size = {name: names.count(name) for name in set(names)}
+        return np.array([self.n / (len(size) * size[name]) for name in names])
+
+
+class StoredTexts:
+    """Questions, gold answers and responses, read when one is shown."""
+
+    def __init__(self, store: Store, record: Mapping[str, Any]):
+        self._store = store
+        self._data = {row["name"]: row["data"] for row in record["benchmarks"]}
+        self._cells = {_stage(row).key: row["cells"] for row in record["stages"]}
+        self._samples: dict[str, dict[str, Sample]] = {}
+        self._texts: dict[tuple[str, str], dict[str, str]] = {}
+
+    def _sample(self, benchmark: str, sample_id: str) -> Sample:
+        if benchmark not in self._samples:
+            rows = self._store.read_samples(benchmark, self._data[benchmark])
+            self._samples[benchmark] = {row.id: row for row in rows}
+        return self._samples[benchmark][sample_id]
+
+    def question(self, benchmark: str, sample_id: str) -> str:
+        return self._sample(benchmark, sample_id).question
+
+    def gold(self, benchmark: str, sample_id: str) -> str:
+        return " / ".join(dict.fromkeys(self._sample(benchmark, sample_id).answers))
+
+    def response(self, key: StageKey, benchmark: str, sample_id: str) -> str:
+        cell = self._cells[key][benchmark]
+        if (benchmark, cell) not in self._texts:
+            table = self._store.read_cell(benchmark, cell)[0].select(
+                ["sample_id", "text", "choice_scores"]
+            )
+            self._texts[benchmark, cell] = {
+                row["sample_id"]: chosen(row["text"], row["choice_scores"])
+                for row in table.to_pylist()
+            }
+        return self._texts[benchmark, cell][sample_id]
+
+
+def _stage(row: Mapping[str, Any]) -> Stage:
+    return Stage(
+        StageKey(row["strategy"], row["run"], row["stage"]), row["name"], row["trained_on"]
+    )
+
+
+def _answers(
+    store: Store, task: str, cell: str | None, samples: Sequence[Sample]
+) -> Answers | None:
+    if cell is None or not store.is_sealed(task, cell):
+        return None
+    table, metadata = store.read_cell(task, cell)
+    rows = {row["sample_id"]: row for row in table.to_pylist()}
+    found = [rows.get(sample.id) for sample in samples]
+    texts = [
+        chosen(row["text"], row["choice_scores"]) if row and row["status"] == "ok" else None
+        for row in found
+    ]
+    failed = np.array([bool(row) and row["status"] != "ok" for row in found], bool)
+    signature = metadata["signature"]
+    settings = {k: v for k, v in signature.items() if k not in MODEL_KEYS}
+    return Answers(texts, failed, signature_text(signature), signature_text(settings))
