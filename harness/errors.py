@@ -17,6 +17,9 @@ EXIT_USAGE = 2
 EXIT_INCONCLUSIVE = 3
 EXIT_INCOMPATIBLE = 4
 EXIT_INTERNAL = 5
+# `score`: something could not be scored, the rest is done. / The shells' code for Ctrl-C.
+EXIT_FAILED = 6
+EXIT_INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True)

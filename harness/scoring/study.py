@@ -120,10 +120,10 @@ def grade_benchmark(
         benchmark=task.name,
         role=role,
         metric=task.metric,
-        sample_ids=np.array([samples[i].id for i in units.first], object),
+        sample_ids=np.array([samples[i].id for i in units.first], np.object_),
         groups=units.codes([sample.group or sample.id for sample in samples]),
         weights=units.weights(task.headline, samples),
-        chance=np.array([samples[i].chance for i in units.first], float),
+        chance=np.array([samples[i].chance for i in units.first], np.float64),
         columns=columns,
         values={name: units.join(v, task.headline.combine) for name, v in values.items()},
         status=units.worst(status),
@@ -141,9 +141,7 @@ class Units:
         order: dict[str, int] = {}
         self.unit = np.array([order.setdefault(key, len(order)) for key in keys], np.int64)
         self.n = len(order)
-        self.first = np.full(self.n, -1, np.int64)
-        for i in range(len(keys) - 1, -1, -1):
-            self.first[self.unit[i]] = i
+        self.first = np.unique(self.unit, return_index=True)[1].tolist()
 
     @classmethod
     def of(cls, headline: Headline, samples: Sequence[Sample]) -> Units:
@@ -253,7 +251,7 @@ def _answers(
         chosen(row["text"], row["choice_scores"]) if row and row["status"] == "ok" else None
         for row in found
     ]
-    failed = np.array([bool(row) and row["status"] != "ok" for row in found], bool)
+    failed = np.array([row is not None and row["status"] != "ok" for row in found], np.bool_)
     signature = metadata["signature"]
     settings = {k: v for k, v in signature.items() if k not in MODEL_KEYS}
     return Answers(texts, failed, signature_text(signature), signature_text(settings))

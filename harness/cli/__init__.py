@@ -1,0 +1,80 @@
+"""The command line. Commands parse, call one function of the package, and print; no more.
+
+Each command group is a module with `register(app)`; heavy imports stay inside command bodies so
+that `--help` and a run with nothing to do are quick.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from harness import __version__
+from harness.errors import EXIT_INTERNAL, UserError
+
+app = typer.Typer(
+    name="forgeteval",
+    help="Score every checkpoint of a fine-tuning run; say what was learned and forgotten.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 90},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"forgeteval {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and stop.", callback=_version, is_eager=True
+    ),
+) -> None: ...
+
+
+import importlib  # noqa: E402  (temporary while the groups are being written)
+
+for _name in (
+    "demo", "score", "compare", "gate", "leaderboard", "importing", "tasks", "audit", "components",
+    "tune",
+):  # fmt: skip
+    try:
+        importlib.import_module(f"harness.cli.{_name}").register(app)
+    except ImportError:
+        pass
+
+
+def main() -> None:
+    """The `forgeteval` command: errors become one message and an exit code, never a traceback."""
+    try:
+        app()
+    except UserError as error:
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        sys.exit(error.code)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as error:  # the boundary: whatever is left is our fault, and says so
+        _internal(error)
+
+
+def _internal(error: Exception) -> None:
+    import os
+    import tempfile
+    import traceback
+
+    if os.environ.get("FORGETEVAL_TRACEBACK"):
+        raise error
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="forgeteval-", suffix=".log", delete=False
+    ) as file:
+        traceback.print_exception(error, file=file)
+    text = f"internal error: {type(error).__name__}: {error}\nPlease report it with {file.name}"
+    Console(stderr=True).print(text, style="red", markup=False, highlight=False)
+    sys.exit(EXIT_INTERNAL)

@@ -1,0 +1,65 @@
+"""`forgeteval score`: answer every owed request of a study, or of one checkpoint folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLES = """
+Examples:
+
+    forgeteval score                                   # ./checkpoints.yaml
+
+    forgeteval score study.yaml --only sa_proj@2
+
+    forgeteval score demo/checkpoints/llm/4_clock      # one folder, default suite
+
+    forgeteval score study.yaml --dry-run
+"""
+
+
+def score(
+    manifest: Annotated[
+        Path, typer.Argument(metavar="MANIFEST|DIR", help="A manifest, or a checkpoint folder.")
+    ] = Path("checkpoints.yaml"),
+    results: Annotated[Path | None, typer.Option(help="Results folder.")] = None,
+    engine: Annotated[str | None, typer.Option(help="hf or vllm; else the manifest's.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most so many samples per task (by group).")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="STRATEGY[@STAGE]; may be given again.")
+    ] = None,
+    suite: Annotated[
+        Path | None, typer.Option(help="For a checkpoint folder: the manifest with the suite.")
+    ] = None,
+    verify: Annotated[bool, typer.Option(help="Read all weights again.")] = False,
+    retry_failed: Annotated[bool, typer.Option(help="Ask failed samples again.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
+    quiet: Annotated[bool, typer.Option(help="No progress.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Machine-readable outcome.")] = False,
+) -> None:
+    """Score a study: every checkpoint on every benchmark, on one live engine."""
+    from rich.console import Console
+
+    from harness import study
+    from harness.report.live import watching
+    from harness.report.plan_tables import print_outcome, print_plan
+
+    console = Console(stderr=json_, quiet=quiet)
+    options = study.Options(results, suite, engine, limit, tuple(only or ()), verify, retry_failed)
+    opened = study.open_study(manifest, options)
+    if dry_run:
+        print_plan(console, opened, as_json=json_)
+        return
+    with watching(console, "quiet" if quiet else "auto") as watch:
+        outcome = study.score(opened, watch)
+    print_outcome(console, opened, outcome, as_json=json_)
+    raise typer.Exit(outcome.exit_code)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `score`."""
+    app.command(epilog=EXAMPLES)(score)

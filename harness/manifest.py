@@ -1,0 +1,570 @@
+"""The manifest: `checkpoints.yaml` as checked values.
+
+A manifest says which checkpoints belong to a study and what they are scored on. Reading one
+finds every problem at once, each with its place and a cure, before any model is touched. Paths
+are relative to the manifest's folder and may not leave it unless they are absolute.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from harness import components, engines, registry
+from harness.errors import ManifestError, Problem, did_you_mean
+from harness.registry import InlineTask
+from harness.sources import SourceOverride
+from harness.types import BASE, Profile, Stage, StageKey
+
+DEFAULT_MANIFEST = "checkpoints.yaml"
+# A manifest is written by hand; anything larger is a mistake or an attack.
+MAX_BYTES = 2_000_000
+MAX_NODES = 200_000
+# Names become folder names and CSV cells.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")
+DEVICE_NAMES = frozenset(
+    ["con", "prn", "aux", "nul", *(f"{d}{i}" for d in ("com", "lpt") for i in range(1, 10))]
+)
+
+
+def check_name(name: str) -> str:
+    """The name itself, or ValueError: names become folders, so they must be plain."""
+    if not NAME.fullmatch(name) or ".." in name or name.lower().split(".")[0] in DEVICE_NAMES:
+        shown = name if len(name) <= 60 else name[:57] + "..."
+        raise ValueError(
+            f"got {shown!r}, expected a plain name: letters, digits, '.', '_', '+', '-', "
+            "at most 80, starting with a letter or digit"
+        )
+    return name
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """What field validators need to know of the whole manifest."""
+
+    folder: Path
+    tasks: tuple[str, ...]
+    targets: tuple[str, ...]
+    check_paths: bool
+
+
+def _context(info: ValidationInfo) -> _Context:
+    assert isinstance(info.context, _Context)
+    return info.context
+
+
+def _inside(folder: Path, text: str) -> Path:
+    """The path against the manifest's folder. Raises ValueError when it climbs out of it."""
+    if "\0" in text or len(text) > 1_000:
+        raise ValueError("not a path (too long, or it holds a NUL character)")
+    path = Path(text).expanduser() if text.startswith("~") else Path(text)
+    if path.is_absolute():
+        return path
+    depth = 0
+    for part in PurePosixPath(text).parts:
+        depth += -1 if part == ".." else 1
+        if depth < 0:
+            raise ValueError(f"{text!r} leaves the manifest's folder; write an absolute path")
+    return folder / path
+
+
+def _existing(text: str, info: ValidationInfo) -> str:
+    context = _context(info)
+    path = _inside(context.folder, text)
+    if context.check_paths and not path.is_dir():
+        raise ValueError(f"no checkpoint at {text!r}{_neighbours(path)}")
+    return text
+
+
+def _neighbours(path: Path) -> str:
+    parent = path.parent
+    if not parent.is_dir():
+        return ""
+    names = sorted(entry.name for entry in parent.iterdir() if entry.is_dir())
+    if not names:
+        return "; the folder is empty"
+    return f"; the folder holds {', '.join(names[:5])}" + (" ..." if len(names) > 5 else "")
+
+
+def _task_name(name: str, info: ValidationInfo) -> str:
+    known = _context(info).tasks
+    if name not in known:
+        hint = did_you_mean(name, known) or "; `forgeteval tasks` lists the known ones"
+        raise ValueError(f"unknown task {name!r}{hint}")
+    return name
+
+
+TaskName = Annotated[str, AfterValidator(_task_name)]
+
+
+class BaseSpec(_Strict):
+    """The model before any tuning: a folder, or a hub id with a revision."""
+
+    path: str | None = None
+    hub: str | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _one_place(self, info: ValidationInfo) -> BaseSpec:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("expected either `path: FOLDER` or `hub: ORG/NAME`")
+        if self.path is not None:
+            _existing(self.path, info)
+        return self
+
+
+def _base(value: object, info: ValidationInfo) -> object:
+    """A plain string is a folder if there is one, a hub id if it looks like one."""
+    if not isinstance(value, str):
+        return value
+    folder = _context(info).folder
+    looks_like_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", value) and not value.startswith(".")
+    if looks_like_hub and not (folder / value).exists() and not (folder / value).parent.exists():
+        return {"hub": value}
+    return {"path": value}
+
+
+class EngineSpec(_Strict):
+    """Which engine runs the model; every key but `kind` is an option of that engine."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    kind: Literal["hf", "vllm", "replay"] = "hf"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The engine's own options, as written."""
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="after")
+    def _known_options(self) -> EngineSpec:
+        problems = engines.check_options(self.kind, self.options)
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+class WiseFt(_Strict):
+    """WiSE-FT: weights = alpha x `with` + (1 - alpha) x `of` (arXiv 2109.01903)."""
+
+    of: str
+    """Folder of the tuned checkpoint."""
+    with_: str = Field(alias="with", default=BASE)
+    """Folder of the other end point; `base` is the study's base."""
+    alpha: float = Field(ge=0.0, le=1.0)
+
+    @field_validator("of", "with_")
+    @classmethod
+    def _folders(cls, value: str, info: ValidationInfo) -> str:
+        return value if value == BASE else _existing(value, info)
+
+
+class StageSpec(_Strict):
+    """One step of a sequence: the skill it was trained on and the checkpoint it left."""
+
+    path: Annotated[str, AfterValidator(_existing)] | None = None
+    """A model folder, or the folder of a peft adapter over the base."""
+    wise_ft: WiseFt | None = None
+    trained_on: str | None = None
+    name: Name | None = None
+    trust_remote_code: bool = False
+
+    @field_validator("trained_on")
+    @classmethod
+    def _is_target(cls, value: str | None, info: ValidationInfo) -> str | None:
+        targets = _context(info).targets
+        if value is not None and value not in targets:
+            raise ValueError(
+                f"{value!r} is not among suite.targets"
+                f"{did_you_mean(value, targets) or '; add it there'}"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _one_source(self) -> StageSpec:
+        if (self.path is None) == (self.wise_ft is None):
+            raise ValueError("expected either `path: FOLDER` or `wise_ft: {of, with, alpha}`")
+        return self
+
+
+def natural(text: str) -> list[tuple[int, str]]:
+    """Sort key under which `10_clock` comes after `2_count`."""
+    parts = re.split(r"(\d+)", text)
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
+
+def _expand(value: object, info: ValidationInfo) -> object:
+    """A glob stands for its folders in natural order, trained_on read from their names."""
+    if not isinstance(value, str):
+        return value
+    context = _context(info)
+    pattern = _inside(context.folder, value)
+    anchor = Path(pattern.anchor) if pattern.is_absolute() else Path()
+    found = [p for p in anchor.glob(str(pattern.relative_to(anchor))) if p.is_dir()]
+    found.sort(key=lambda path: natural(str(path)))
+    if not found:
+        if not context.check_paths:
+            return []
+        raise ValueError(f"no folder matches {value!r}")
+    stages = []
+    for path in found:
+        shown = path if Path(value).is_absolute() else path.relative_to(context.folder)
+        stages.append({"path": str(shown), "trained_on": last_target(path.name, context.targets)})
+    return stages
+
+
+def last_target(name: str, targets: Sequence[str]) -> str | None:
+    """The target named last in a folder name; the longest of those that end there.
+
+    >>> last_target("trained_on_cub200_then_pixmo_count", ["cub200", "pixmo_count"])
+    'pixmo_count'
+    """
+    ends = [(name.rfind(t) + len(t), len(t), t) for t in targets if t in name]
+    return max(ends)[2] if ends else None
+
+
+Stages = Annotated[list[StageSpec], BeforeValidator(_expand)]
+
+
+class RunSpec(_Strict):
+    """One training run of a strategy: its seed or order, and its stages."""
+
+    stages: Stages
+    seed: int | None = None
+    order: str | None = None
+    name: Name | None = None
+
+
+class StrategySpec(_Strict):
+    """How stages were tuned, and what came of it."""
+
+    component: str | None = None
+    """What the strategy says it tuned; `forgeteval audit` checks it against the weights."""
+    stages: Stages | None = None
+    runs: list[RunSpec] | None = None
+
+    @field_validator("component")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value is not None:
+            components.parse(value)
+        return value
+
+    @model_validator(mode="after")
+    def _stages_or_runs(self) -> StrategySpec:
+        if (self.stages is None) == (self.runs is None):
+            raise ValueError("expected either `stages:` or `runs:`")
+        if not all(run.stages for run in self.all_runs()) and self.runs != []:
+            raise ValueError("expected at least one stage")
+        return self
+
+    def all_runs(self) -> list[RunSpec]:
+        """The runs; plain `stages` are one run."""
+        return self.runs if self.runs is not None else [RunSpec.model_construct(stages=self.stages)]
+
+
+class Suite(_Strict):
+    """What every checkpoint is scored on, and how."""
+
+    targets: list[TaskName] = []
+    held_out: list[TaskName] = []
+    probes: list[TaskName] = []
+    limit: Annotated[int, Field(ge=1)] | None = None
+    seed: int = 0
+    """Seed of the subset that `limit` draws."""
+    profile: Profile = "fixed"
+    scoring: Literal["generate", "loglikelihood"] = "generate"
+    sources: dict[str, SourceOverride] = {}
+    tasks: dict[Name, InlineTask] = {}
+
+    @field_validator("sources")
+    @classmethod
+    def _of_known_tasks(
+        cls, value: dict[str, SourceOverride], info: ValidationInfo
+    ) -> dict[str, SourceOverride]:
+        for name in value:
+            _task_name(name, info)
+        return value
+
+    def benchmarks(self) -> dict[str, str]:
+        """benchmark -> role, in the order of reports."""
+        roles = {"target": self.targets, "held_out": self.held_out, "probe": self.probes}
+        return {name: role for role, names in roles.items() for name in names}
+
+
+class Manifest(_Strict):
+    """A study as its author wrote it, checked."""
+
+    study: Name
+    base: Annotated[BaseSpec, BeforeValidator(_base)]
+    engine: EngineSpec = EngineSpec()
+    suite: Suite
+    strategies: dict[Name, StrategySpec] = {}
+    made_by: str | None = None
+    """The command that makes the checkpoints, named when they are not there yet."""
+    results: str | None = None
+    """Where results go unless a command says otherwise; relative to the manifest."""
+
+    @field_validator("results")
+    @classmethod
+    def _results_inside(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None:
+            _inside(_context(info).folder, value)
+        return value
+
+    def stages(self) -> Iterator[tuple[Stage, StageSpec]]:
+        """Every stage after the base, by strategy and run in the manifest's order."""
+        for strategy, spec in self.strategies.items():
+            for number, run in enumerate(spec.all_runs()):
+                label = run_label(run, number)
+                for index, step in enumerate(run.stages, start=1):
+                    name = step.name or step.trained_on or Path(step.path or "wise_ft").name
+                    yield Stage(StageKey(strategy, label, index), name, step.trained_on), step
+
+
+def run_label(run: RunSpec, number: int) -> str:
+    """The value of the `run` column: name, else seed (and order), else a count from 0."""
+    if run.name:
+        return run.name
+    parts = [run.order or "", "" if run.seed is None else str(run.seed)]
+    return "-".join(part for part in parts if part) or str(number)
+
+
+def base_stage() -> Stage:
+    """Stage 0, shared by all strategies."""
+    return Stage(StageKey(BASE, "0", 0), BASE)
+
+
+def read_manifest(file: Path, *, check_paths: bool = True) -> Manifest:
+    """The manifest in `file`, checked. `check_paths=False` reads it where the weights are not.
+
+    Raises ManifestError with every problem found.
+    """
+    where = file.name
+    raw = _read_yaml(file)
+    folder = file.parent.absolute()
+    made_by = raw.get("made_by")
+    if check_paths and isinstance(made_by, str) and not _any_checkpoint(raw, folder):
+        raise ManifestError(where, f"its checkpoints are not made yet; run `{made_by}` first")
+    suite = raw.get("suite")
+    suite = suite if isinstance(suite, dict) else {}
+    own, targets = suite.get("tasks"), suite.get("targets")
+    context = _Context(
+        folder=folder,
+        tasks=(*registry.names(), *(map(str, own) if isinstance(own, dict) else ())),
+        targets=tuple(map(str, targets)) if isinstance(targets, list) else (),
+        check_paths=check_paths,
+    )
+    problems = _duplicates(raw)
+    try:
+        manifest = Manifest.model_validate(raw, context=context)
+    except ValidationError as error:
+        problems += [_problem(details) for details in error.errors(include_url=False)]
+    else:
+        problems += _stage_problems(manifest)
+        if not problems:
+            return manifest
+    raise ManifestError(where, sorted(set(problems), key=lambda p: natural(p.place)))
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    """The file as plain values; refuses what only a mistake or an attack would write."""
+
+    def refuse(text: str) -> ManifestError:
+        return ManifestError(file.name, text)
+
+    try:
+        size = file.stat().st_size
+        if size > MAX_BYTES:
+            raise refuse(f"{size:,} bytes; a manifest has at most {MAX_BYTES:,}")
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise refuse(f"no such file in {file.absolute().parent.name}/") from None
+    except UnicodeDecodeError as error:
+        raise refuse(f"not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise refuse(f"cannot be read: {error.strerror}") from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is None:
+            raise refuse("the file is empty; expected keys study, base, suite, strategies")
+        twice = [Problem(place, "key given twice") for place in _check_nodes(node, refuse)]
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        raise refuse(f"{line}not YAML: {getattr(error, 'problem', None) or error}") from None
+    except (RecursionError, ValueError, TypeError) as error:
+        raise refuse(f"not readable as YAML: {type(error).__name__}") from None
+    if twice:
+        raise ManifestError(file.name, twice)
+    if not isinstance(value, dict):
+        raise refuse(f"got {_kind(value)}, expected keys study, base, suite, strategies")
+    return {str(key): item for key, item in value.items()}
+
+
+def _check_nodes(root: yaml.Node, refuse: Any) -> list[str]:
+    """Places of keys given twice. Counts nodes as aliases expand them (an alias bomb is small)."""
+    count = 0
+    twice: list[str] = []
+    pending: list[tuple[yaml.Node, str, int]] = [(root, "", 0)]
+    while pending:
+        node, place, depth = pending.pop()
+        count += 1
+        if count > MAX_NODES or depth > 50:
+            raise refuse("too many or too deep values once aliases are expanded")
+        if isinstance(node, yaml.MappingNode):
+            seen = set()
+            for key, child in node.value:
+                at = f"{place}.{key.value}" if place else str(key.value)
+                if str(key.value) in seen:
+                    twice.append(at)
+                seen.add(str(key.value))
+                pending.append((child, at, depth + 1))
+        elif isinstance(node, yaml.SequenceNode):
+            pending += [(c, f"{place}[{i}]", depth + 1) for i, c in enumerate(node.value)]
+    return twice
+
+
+def _any_checkpoint(raw: Mapping[str, Any], folder: Path) -> bool:
+    base = raw.get("base")
+    text = base.get("path") if isinstance(base, dict) else base
+    return not isinstance(text, str) or (folder / text).exists()
+
+
+def _duplicates(raw: Mapping[str, Any]) -> list[Problem]:
+    """A benchmark may play one role; a study must be scored on something."""
+    suite = raw.get("suite")
+    if not isinstance(suite, dict):
+        return []
+    problems: list[Problem] = []
+    first: dict[str, str] = {}
+    for role in ("targets", "held_out", "probes"):
+        names = suite.get(role)
+        for index, name in enumerate(names if isinstance(names, list) else []):
+            place = f"suite.{role}[{index}]"
+            if str(name) in first:
+                problems.append(Problem(place, f"{name!r} is already {first[str(name)]}"))
+            first.setdefault(str(name), place)
+    if not first and all(isinstance(suite.get(r, []), list) for r in ("targets", "held_out")):
+        problems.append(Problem("suite", "names no benchmark; give targets, held_out, or both"))
+    sources = suite.get("sources")
+    unused = [n for n in map(str, sources) if n not in first] if isinstance(sources, dict) else []
+    return problems + [
+        Problem(f"suite.sources.{name}", "the suite does not use this task") for name in unused
+    ]
+
+
+def _stage_problems(manifest: Manifest) -> list[Problem]:
+    """What only the whole manifest shows: stages and runs given twice."""
+    problems = []
+    for strategy, spec in manifest.strategies.items():
+        if strategy == BASE:
+            problems.append(Problem("strategies.base", "the name `base` means stage 0; rename it"))
+        runs = spec.all_runs()
+        labels = [run_label(run, number) for number, run in enumerate(runs)]
+        if spec.runs is not None and not runs:
+            problems.append(Problem(f"strategies.{strategy}.runs", "expected at least one run"))
+        for number, run in enumerate(runs):
+            place = f"strategies.{strategy}" + (f".runs[{number}]" if spec.runs else "")
+            if labels[number] in labels[:number]:
+                what = f"a second run called {labels[number]!r}; give it another seed or a name"
+                problems.append(Problem(place, what))
+            problems += _repeated_stages(place, run.stages)
+    return problems
+
+
+def _repeated_stages(place: str, stages: Sequence[StageSpec]) -> list[Problem]:
+    problems = []
+    for field in ("path", "name"):
+        seen: dict[str, int] = {}
+        for index, stage in enumerate(stages):
+            value = getattr(stage, field)
+            if value is None:
+                continue
+            if value in seen:
+                text = f"{value!r} is already stages[{seen[value]}]"
+                problems.append(Problem(f"{place}.stages[{index}].{field}", text))
+            seen.setdefault(value, index)
+    return problems
+
+
+def _problem(details: ErrorDetails) -> Problem:
+    """One pydantic error in the words of this project."""
+    place = ""
+    for part in details["loc"]:
+        place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else str(part)
+    kind, got = details["type"], details["input"]
+    if kind == "value_error":
+        return Problem(place, str(details["ctx"]["error"]))
+    if kind == "missing":
+        return Problem(place, "is missing")
+    if kind == "extra_forbidden":
+        known = _known_keys(details["loc"][:-1])
+        hint = did_you_mean(str(details["loc"][-1]), known) or f"; known: {', '.join(known)}"
+        return Problem(place, f"unknown key{hint}")
+    wanted = {
+        "string_type": "a text", "int_type": "a whole number", "int_parsing": "a whole number",
+        "int_from_float": "a whole number", "float_type": "a number", "float_parsing": "a number",
+        "bool_parsing": "true or false", "bool_type": "true or false", "list_type": "a list",
+        "model_type": "keys and values", "dict_type": "keys and values",
+        "model_attributes_type": "keys and values",
+    }.get(kind)  # fmt: skip
+    if wanted is None:
+        text = details["msg"][0].lower() + details["msg"][1:]
+        return Problem(place, f"got {_kind(got)}, {text.replace('input should be', 'expected')}")
+    return Problem(place, f"got {_kind(got)}, expected {wanted}")
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict):
+        return "keys and values"
+    if isinstance(value, list):
+        return "a list"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _known_keys(loc: Sequence[int | str]) -> list[str]:
+    """The keys that the model at this place of the manifest knows."""
+    at: Any = Manifest
+    for part in loc:
+        if get_origin(at) in (list, dict):
+            at = get_args(at)[-1]
+        elif isinstance(at, type) and issubclass(at, BaseModel):
+            fields = {field.alias or name: field for name, field in at.model_fields.items()}
+            at = fields[str(part)].annotation
+        else:
+            return []
+        while get_origin(at) in (Annotated, Union, UnionType):
+            at = next(option for option in get_args(at) if option is not type(None))
+    if not (isinstance(at, type) and issubclass(at, BaseModel)):
+        return []
+    return [field.alias or name for name, field in at.model_fields.items()]

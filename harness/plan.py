@@ -1,0 +1,392 @@
+"""The plan: which cells a study still owes, and in which order, decided before torch is imported.
+
+Planning reads fingerprints, not models. A fingerprint (of weights, of a task's data) is
+remembered by path, size and modification time in `results/.cache/`; `verify=True` reads the
+bytes again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import checkpoints, engines, registry, sources
+from harness.errors import CheckpointError, DataError, ManifestError, SampleError
+from harness.manifest import BaseSpec, Manifest, StageSpec, base_stage
+from harness.store import SCHEMA_VERSION, Store, cell_id, write_atomically
+from harness.types import BASE, Checkpoint, Profile, Request, Sample, Stage, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """A task as this study uses it."""
+
+    task: Task
+    role: str
+    data: str
+    """Hash of samples and prompts, images included."""
+    n: int
+    load: Callable[[], Sequence[Sample]]
+    """The samples, read again only when a cell is owed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One checkpoint on one task: the unit of work."""
+
+    task: str
+    checkpoint: Checkpoint
+    signature: Mapping[str, object]
+    n: int
+    owed: bool
+
+    @property
+    def id(self) -> str:
+        """The cell's name in the store."""
+        return cell_id(self.signature)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A checkpoint or a task that cannot be scored; the rest of the study goes on."""
+
+    what: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a study consists of and what of it is still owed."""
+
+    benchmarks: Mapping[str, Benchmark]
+    stages: Sequence[tuple[Stage, Checkpoint | None]]
+    """Every stage with its checkpoint; None where that cannot be read."""
+    cells: Sequence[Cell]
+    """Each (checkpoint, task) once, base first: weights are swapped once per checkpoint."""
+    failures: Sequence[Failure] = ()
+
+    def owed(self) -> Iterator[tuple[Checkpoint, list[Cell]]]:
+        """Checkpoints in sweep order, each with the cells it still owes."""
+        by_checkpoint: dict[str, list[Cell]] = {}
+        for cell in self.cells:
+            if cell.owed:
+                by_checkpoint.setdefault(cell.checkpoint.fingerprint, []).append(cell)
+        for cells in by_checkpoint.values():
+            yield cells[0].checkpoint, cells
+
+
+class Memory:
+    """Fingerprints remembered between runs by what the file system says of their files."""
+
+    def __init__(self, file: Path, *, verify: bool = False):
+        self._file = file
+        self._verify = verify
+        try:
+            self._known = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            self._known = {}
+        self._changed = False
+
+    def recall(self, key: str, stamps: object, compute: Callable[[], Any]) -> Any:
+        """The remembered JSON value for `key` if `stamps` are unchanged, else `compute()`."""
+        stamp = hashlib.sha256(json.dumps(stamps, default=str).encode()).hexdigest()
+        found = self._known.get(key) if isinstance(self._known, dict) else None
+        if not self._verify and isinstance(found, list) and found[0] == stamp:
+            return found[1]
+        value = compute()
+        self._known = (self._known if isinstance(self._known, dict) else {}) | {key: [stamp, value]}
+        self._changed = True
+        return value
+
+    def save(self) -> None:
+        """Writes what was learned."""
+        if self._changed:
+            write_atomically(self._file, json.dumps(self._known, indent=0).encode())
+
+
+def make_plan(
+    manifest: Manifest,
+    folder: Path,
+    store: Store,
+    *,
+    verify: bool = False,
+    retry_failed: bool = False,
+    wanted: Callable[[Stage], bool] = lambda stage: True,
+) -> Plan:
+    """The plan of a manifest that lies in `folder`. `wanted` picks the stages to score now."""
+    memory = Memory(store.folder.parent / ".cache" / "fingerprints.json", verify=verify)
+    failures: list[Failure] = []
+    benchmarks = {}
+    for name, role in manifest.suite.benchmarks().items():
+        try:
+            benchmarks[name] = _benchmark(manifest, name, role, folder, memory)
+        except DataError as error:
+            failures.append(Failure(name, str(error)))
+    stages: list[tuple[Stage, Checkpoint | None]] = []
+    resolver = Resolver(manifest, folder, memory)
+    for stage, spec in [(base_stage(), None), *manifest.stages()]:
+        try:
+            stages.append((stage, resolver.base if spec is None else resolver.stage(spec)))
+        except CheckpointError as error:
+            stages.append((stage, None))
+            failures.append(Failure("/".join(map(str, _key(stage))), str(error)))
+    memory.save()
+    settings = engines.identity(manifest.engine.kind, manifest.engine.options)
+    cells: dict[str, Cell] = {}
+    for stage, checkpoint in stages:
+        for benchmark in benchmarks.values() if checkpoint else ():
+            assert checkpoint is not None
+            signature = _signature(manifest, benchmark, checkpoint, settings, resolver)
+            cell = cell_id(signature)
+            if cell in cells and cells[cell].owed:
+                continue
+            owed = wanted(stage) and _owes(store, benchmark.task.name, cell, retry_failed)
+            cells[cell] = Cell(benchmark.task.name, checkpoint, signature, benchmark.n, owed)
+    return Plan(benchmarks, stages, list(cells.values()), failures)
+
+
+def study_record(manifest: Manifest, plan: Plan) -> dict[str, Any]:
+    """What `study.json` holds: enough to judge the study where no model or data are.
+
+    No times, no machine paths: equal inputs give equal bytes.
+    """
+    cells: dict[tuple[str, str], str] = {
+        (cell.checkpoint.fingerprint, cell.task): cell.id for cell in plan.cells
+    }
+    base = manifest.base.hub or Path(manifest.base.path or "").name
+    return {
+        "schema": SCHEMA_VERSION,
+        "kind": "scored",
+        "study": manifest.study,
+        "base_model": base,
+        "profile": manifest.suite.profile,
+        "benchmarks": [
+            {"name": name, "role": b.role, "metric": b.task.metric, "data": b.data, "n": b.n}
+            for name, b in plan.benchmarks.items()
+        ],
+        "tasks": {
+            name: spec.model_dump(mode="json") for name, spec in manifest.suite.tasks.items()
+        },
+        "components": {
+            name: spec.component for name, spec in manifest.strategies.items() if spec.component
+        },
+        "stages": [
+            {
+                "strategy": stage.key.strategy,
+                "run": stage.key.run,
+                "stage": stage.key.stage,
+                "name": stage.name,
+                "trained_on": stage.trained_on,
+                "checkpoint": checkpoint.fingerprint if checkpoint else None,
+                "cells": {
+                    name: cells[checkpoint.fingerprint, name]
+                    for name in (plan.benchmarks if checkpoint else ())
+                    if checkpoint and (checkpoint.fingerprint, name) in cells
+                },
+            }
+            for stage, checkpoint in plan.stages
+        ],
+    }
+
+
+def requests(task: Task, samples: Sequence[Sample], profile: Profile) -> list[Request]:
+    """The requests of a task, one per sample, in the samples' order."""
+    if profile not in task.prompts:
+        known = ", ".join(task.prompts)
+        raise DataError(task.name, f"has no prompt profile {profile!r}; it has {known}")
+    prompt = task.prompts[profile]
+    built = []
+    for sample in samples:
+        text = prompt(sample)
+        parts = (*range(len(sample.images)), text) if isinstance(text, str) else text
+        built.append(Request(sample.id, parts, sample.images, task.decoding, sample.choices))
+    return built
+
+
+class Resolver:
+    """Turns the manifest's folders and hub ids into checkpoints known by content."""
+
+    def __init__(self, manifest: Manifest, folder: Path, memory: Memory):
+        self._manifest = manifest
+        self._folder = folder
+        self._memory = memory
+        self._processors: dict[str, str] = {}
+        self._base: Checkpoint | None = None
+
+    @property
+    def base(self) -> Checkpoint:
+        """The study's base. Raises CheckpointError."""
+        if self._base is None:
+            path = base_folder(self._manifest.base, self._folder)
+            if not checkpoints.has_processor(path):
+                raise CheckpointError(
+                    str(path), "no tokenizer and processor here; copy them from the base model"
+                )
+            self._base = Checkpoint(
+                path=str(path),
+                fingerprint=self._fingerprint(path),
+                processor_path=str(path),
+                trust_remote_code=self._manifest.base.trust_remote_code,
+            )
+        return self._base
+
+    def stage(self, spec: StageSpec) -> Checkpoint:
+        """A stage's checkpoint: whole, an adapter over the base, or an interpolation."""
+        trust = spec.trust_remote_code
+        if spec.wise_ft is not None:
+            of, other = self._locate(spec.wise_ft.of), self._locate(spec.wise_ft.with_)
+            share = spec.wise_ft.alpha
+            parts = [self._fingerprint(of), self._fingerprint(other), repr(share)]
+            mixed = hashlib.sha256("|".join(parts).encode()).hexdigest()
+            return Checkpoint(
+                str(of), mixed, self._processor(of), "", ((str(other), share),), trust
+            )
+        path = self._locate(spec.path or "")
+        if checkpoints.is_adapter(path):
+            both = self.base.fingerprint + self._fingerprint(path)
+            mixed = hashlib.sha256(both.encode()).hexdigest()
+            return Checkpoint(self.base.path, mixed, self.base.processor_path, str(path), (), trust)
+        return Checkpoint(
+            str(path), self._fingerprint(path), self._processor(path), trust_remote_code=trust
+        )
+
+    def processor_fingerprint(self, checkpoint: Checkpoint) -> str:
+        """Hash of the processor that a checkpoint uses."""
+        path = checkpoint.processor_path
+        if path not in self._processors:
+            self._processors[path] = checkpoints.processor_fingerprint(Path(path))
+        return self._processors[path]
+
+    def _locate(self, text: str) -> Path:
+        return Path(self.base.path) if text == BASE else (self._folder / text).absolute()
+
+    def _processor(self, path: Path) -> str:
+        return str(path) if checkpoints.has_processor(path) else self.base.processor_path
+
+    def _fingerprint(self, path: Path) -> str:
+        stamps = checkpoints.file_stamps(path)
+        found = self._memory.recall(str(path), stamps, lambda: checkpoints.fingerprint(path))
+        return str(found)
+
+
+def base_folder(base: BaseSpec, folder: Path) -> Path:
+    """Where the base lies; a hub id is fetched (weights and processor files only)."""
+    if base.path is not None:
+        return (folder / base.path).absolute()
+    assert base.hub is not None
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    except ImportError:
+        raise CheckpointError(base.hub, "needs `pip install 'forgeteval[hf]'`") from None
+    try:
+        patterns = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+        return Path(snapshot_download(base.hub, revision=base.revision, allow_patterns=patterns))
+    except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            base.hub, f"cannot be fetched from the hub ({why}); give a local folder with `path:`"
+        ) from None
+
+
+def _key(stage: Stage) -> tuple[str, str, int]:
+    return stage.key.strategy, stage.key.run, stage.key.stage
+
+
+def _benchmark(manifest: Manifest, name: str, role: str, folder: Path, memory: Memory) -> Benchmark:
+    suite = manifest.suite
+    inline = suite.tasks.get(name)
+    task = registry.inline_task(name, inline) if inline else registry.task(name)
+    override = suite.sources.get(name)
+
+    def load() -> Sequence[Sample]:
+        return sources.load(
+            task, override=override, limit=suite.limit, seed=suite.seed, base_dir=folder
+        )
+
+    def measure() -> tuple[str, int]:
+        samples = load()
+        if not samples:
+            raise DataError(name, "the source has no rows")
+        return _data_digest(task, samples, suite.profile), len(samples)
+
+    stamps = [
+        sources.source_stat(task, override, folder),
+        registry.code_stamp(task),
+        [suite.limit, suite.seed, suite.profile, repr(inline)],
+    ]
+    key = f"data:{folder}:{name}:{suite.limit}:{suite.seed}:{suite.profile}"
+    data, n = memory.recall(key, stamps, measure)
+    return Benchmark(task, role, str(data), int(n), load)
+
+
+def _data_digest(task: Task, samples: Sequence[Sample], profile: Profile) -> str:
+    digest = hashlib.sha256()
+    for sample, request in zip(samples, requests(task, samples, profile), strict=True):
+        row = [
+            [sample.id, sample.group, sample.question, sample.answers, sample.choices],
+            [sample.answer_type, sample.chance, sample.doc, request.parts],
+            [_image_identity(image) for image in sample.images],
+        ]
+        digest.update(json.dumps(row, default=str).encode())
+    return digest.hexdigest()
+
+
+def _image_identity(image: Any) -> str:
+    try:
+        return str(image.sha256)
+    except SampleError as error:
+        return f"unreadable: {error}"
+
+
+def _signature(
+    manifest: Manifest,
+    benchmark: Benchmark,
+    checkpoint: Checkpoint,
+    settings: Mapping[str, str],
+    resolver: Resolver,
+) -> dict[str, object]:
+    task = benchmark.task
+    return {
+        "schema": SCHEMA_VERSION,
+        "checkpoint": checkpoint.fingerprint,
+        "processor": resolver.processor_fingerprint(checkpoint)[:16],
+        "task": task.name,
+        "data": benchmark.data[:16],
+        "n": benchmark.n,
+        "profile": manifest.suite.profile,
+        "scoring": manifest.suite.scoring,
+        "max_new_tokens": task.decoding.max_new_tokens,
+        "stop": "".join(map(repr, task.decoding.stop)) or "-",
+        **settings,
+    }
+
+
+def _owes(store: Store, task: str, cell: str, retry_failed: bool) -> bool:
+    if not store.is_sealed(task, cell):
+        return True
+    return retry_failed and int(store.read_cell(task, cell)[1]["n_failed"]) > 0
+
+
+def parse_only(only: Sequence[str], manifest: Manifest) -> Callable[[Stage], bool]:
+    """The filter behind `--only STRATEGY[@STAGE]`; the base is always wanted.
+
+    STAGE is a number or a stage's name. Raises ManifestError naming what matches nothing.
+    """
+    if not only:
+        return lambda stage: True
+    picks = [tuple(item.partition("@")[::2]) for item in only]
+    stages = [stage for stage, _ in manifest.stages()]
+
+    def matches(stage: Stage, strategy: str, step: str) -> bool:
+        return stage.key.strategy == strategy and step in ("", str(stage.key.stage), stage.name)
+
+    lost = [i for i, p in zip(only, picks, strict=True) if not any(matches(s, *p) for s in stages)]
+    if lost:
+        known = ", ".join(dict.fromkeys(s.key.strategy for s in stages)) or "none"
+        raise ManifestError("--only", f"{lost[0]!r} matches no stage; strategies are {known}")
+    return lambda stage: stage.key.strategy == BASE or any(matches(stage, *p) for p in picks)

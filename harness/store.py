@@ -1,0 +1,306 @@
+"""The store: predictions on disk, durable as they arrive, sealed when a cell is complete.
+
+A cell is all predictions of one checkpoint on one task under one signature. While it is worked
+on it is a journal (one JSON line per prediction, flushed to the disk); when every request has an
+answer it becomes a Parquet file, written aside and renamed, so that a reader sees a whole cell
+or none. A torn last line of a journal means work owed, not an error. `results/README.md`
+documents every file and column.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from harness.errors import ResultsError
+from harness.types import Prediction, Sample
+
+SCHEMA_VERSION = 1
+DEFAULT_RESULTS = "results"
+METADATA_KEY = b"forgeteval"
+# Signature keys that name the model; all others must agree before two numbers are subtracted.
+MODEL_KEYS = ("checkpoint", "processor")
+CELL_SCHEMA = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("status", pa.string()),
+        ("text", pa.string()),
+        ("finish_reason", pa.string()),
+        ("n_prompt_tokens", pa.int32()),
+        ("n_tokens", pa.int32()),
+        ("reason", pa.string()),
+        ("class_mass", pa.map_(pa.string(), pa.float64())),
+        ("choice_scores", pa.list_(pa.float64())),
+    ]
+)
+SAMPLE_SCHEMA = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("group", pa.string()),
+        ("question", pa.string()),
+        ("answers", pa.list_(pa.string())),
+        ("choices", pa.list_(pa.string())),
+        ("answer_type", pa.string()),
+        ("chance", pa.float64()),
+        ("images", pa.list_(pa.string())),
+        ("doc", pa.string()),
+    ]
+)
+
+
+def signature_text(signature: Mapping[str, object]) -> str:
+    """The canonical string of a signature: `key:value|key:value`, keys in order.
+
+    >>> signature_text({"task": "ai2d", "n": 10})
+    'n:10|task:ai2d'
+    """
+    return "|".join(f"{key}:{signature[key]}" for key in sorted(signature))
+
+
+def cell_id(signature: Mapping[str, object]) -> str:
+    """The name of a cell: a hash of everything that made its numbers."""
+    return hashlib.sha256(signature_text(signature).encode()).hexdigest()[:20]
+
+
+class Store:
+    """The predictions and samples of one study under `results/<study>/`."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def cell_file(self, task: str, cell: str) -> Path:
+        """Where a sealed cell lies."""
+        return self.folder / "cells" / task / f"{cell}.parquet"
+
+    def is_sealed(self, task: str, cell: str) -> bool:
+        """Whether the cell is complete."""
+        return self.cell_file(task, cell).is_file()
+
+    def samples_file(self, task: str, data: str) -> Path:
+        """Where the questions and gold answers behind a task's cells lie."""
+        return self.folder / "samples" / f"{task}-{data[:12]}.parquet"
+
+    def write_samples(self, task: str, data: str, samples: Iterable[Sample]) -> None:
+        """Keeps what scoring needs (never images), once per task and data fingerprint."""
+        file = self.samples_file(task, data)
+        if file.is_file():
+            return
+        rows = [
+            {
+                "sample_id": s.id,
+                "group": s.group or s.id,
+                "question": s.question,
+                "answers": list(s.answers),
+                "choices": list(s.choices),
+                "answer_type": s.answer_type,
+                "chance": s.chance,
+                "images": [],
+                "doc": json.dumps(s.doc, sort_keys=True, default=str),
+            }
+            for s in samples
+        ]
+        _write_parquet(file, pa.Table.from_pylist(rows, SAMPLE_SCHEMA), {"data": data})
+
+    def read_samples(self, task: str, data: str) -> list[Sample]:
+        """The samples as scoring sees them: everything but the images."""
+        rows = _read_parquet(self.samples_file(task, data))[0].to_pylist()
+        return [
+            Sample(
+                id=row["sample_id"],
+                question=row["question"],
+                answers=tuple(row["answers"]),
+                choices=tuple(row["choices"]),
+                group=row["group"],
+                answer_type=row["answer_type"],
+                chance=row["chance"],
+                doc=json.loads(row["doc"]),
+            )
+            for row in rows
+        ]
+
+    def read_cell(self, task: str, cell: str) -> tuple[pa.Table, dict[str, Any]]:
+        """A sealed cell and its metadata (`signature`, `n`, `n_failed`, `digest`).
+
+        Raises ResultsError when the file was changed since it was sealed.
+        """
+        table, metadata = _read_parquet(self.cell_file(task, cell))
+        if metadata.get("digest") != _table_digest(table):
+            name = self.cell_file(task, cell).name
+            raise ResultsError(f"cells/{task}/{name}", "its content does not match its checksum")
+        return table, metadata
+
+    @contextmanager
+    def writer(self, on_wait: Callable[[], None]) -> Iterator[None]:
+        """Holds the study for writing; a second process waits (after calling `on_wait`)."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                on_wait()
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def journal(self, task: str, signature: Mapping[str, object]) -> Journal:
+        """The cell as it is being worked on; earlier predictions are there already.
+
+        A sealed cell opened again (`--retry-failed`) owes its failed predictions.
+        """
+        file = self.cell_file(task, cell_id(signature))
+        journal = Journal(file, signature)
+        if file.is_file():
+            rows = self.read_cell(task, file.stem)[0].to_pylist()
+            kept = [_prediction(row) for row in rows if row["status"] == "ok"]
+            journal.done = {p.sample_id: p for p in kept} | journal.done
+        return journal
+
+
+class Journal:
+    """A cell in progress: an append-only file of predictions."""
+
+    def __init__(self, sealed: Path, signature: Mapping[str, object]):
+        self.sealed = sealed
+        self.signature = signature
+        self.file = sealed.with_suffix(".jsonl")
+        self.done = {p.sample_id: p for p in _read_journal(self.file)}
+        self._stream: IO[bytes] | None = None
+
+    def append(self, predictions: Sequence[Prediction]) -> None:
+        """Adds predictions and returns when they are on the disk."""
+        if self._stream is None:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            _drop_torn_tail(self.file)
+            self._stream = self.file.open("ab")
+        lines = [json.dumps(asdict(p), ensure_ascii=False, default=dict) for p in predictions]
+        self._stream.write("".join(line + "\n" for line in lines).encode("utf-8", "replace"))
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self.done.update((p.sample_id, p) for p in predictions)
+
+    def seal(self, order: Sequence[str]) -> None:
+        """Turns the journal into a sealed cell with rows in the order of the task's samples."""
+        self.close()
+        rows = [asdict(self.done[sample_id]) for sample_id in order]
+        for row in rows:
+            row["class_mass"] = (
+                None if row["class_mass"] is None else list(row["class_mass"].items())
+            )
+        table = pa.Table.from_pylist(rows, CELL_SCHEMA)
+        failed = sum(row["status"] != "ok" for row in rows)
+        metadata = {"signature": dict(self.signature), "n": len(rows), "n_failed": failed}
+        _write_parquet(self.sealed, table, metadata | {"digest": _table_digest(table)})
+        self.file.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Ends writing; what was appended stays."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+
+def _prediction(row: dict[str, Any]) -> Prediction:
+    mass, scores = row["class_mass"], row["choice_scores"]
+    return replace(
+        Prediction(**row),
+        class_mass=None if mass is None else dict(mass),
+        choice_scores=None if scores is None else tuple(scores),
+    )
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from the results folder. Raises ResultsError."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ResultsError(file.parent.name, f"{file.name} is missing") from None
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"{file.parent.name}/{file.name}", f"cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise ResultsError(f"{file.parent.name}/{file.name}", "holds no JSON object")
+    return value
+
+
+def write_atomically(file: Path, data: bytes) -> None:
+    """The file has the old content or the new, whatever happens: written aside, then renamed."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with aside.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        aside.replace(file)
+    finally:
+        aside.unlink(missing_ok=True)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _write_parquet(file: Path, table: pa.Table, metadata: Mapping[str, Any]) -> None:
+    text = json.dumps({"schema": SCHEMA_VERSION, **metadata}, sort_keys=True)
+    table = table.replace_schema_metadata({METADATA_KEY: text.encode()})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    write_atomically(file, sink.getvalue().to_pybytes())
+
+
+def _read_parquet(file: Path) -> tuple[pa.Table, dict[str, Any]]:
+    place = f"{file.parent.name}/{file.name}"
+    try:
+        table = pq.ParquetFile(file, page_checksum_verification=True).read()
+        metadata = json.loads((table.schema.metadata or {})[METADATA_KEY])
+        version = metadata["schema"]
+    except FileNotFoundError:
+        raise ResultsError(place, "is missing") from None
+    except (KeyError, TypeError, ValueError):
+        raise ResultsError(place, "was not written by forgeteval, or is torn") from None
+    except (pa.ArrowException, OSError) as error:
+        raise ResultsError(place, f"cannot be read: {str(error).splitlines()[0]}") from None
+    if version != SCHEMA_VERSION:
+        raise ResultsError(
+            place, f"has schema {version}, this program reads {SCHEMA_VERSION}; update forgeteval"
+        )
+    return table, metadata
+
+
+def _table_digest(table: pa.Table) -> str:
+    """Hash of the rows' values, whatever the file's encoding."""
+    digest = hashlib.sha256()
+    for row in table.to_pylist():
+        digest.update(json.dumps(row, sort_keys=True, default=str).encode("utf-8", "replace"))
+    return digest.hexdigest()
+
+
+def _read_journal(file: Path) -> Iterator[Prediction]:
+    """The whole lines of a journal; a torn tail is work owed."""
+    if not file.is_file():
+        return
+    with file.open("rb") as stream:
+        for line in stream:
+            try:
+                yield Prediction(**json.loads(line))
+            except (ValueError, TypeError):
+                return
+
+
+def _drop_torn_tail(file: Path) -> None:
+    if not file.is_file():
+        return
+    data = file.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        with file.open("r+b") as stream:
+            stream.truncate(whole)
