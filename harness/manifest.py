@@ -8,7 +8,7 @@ are relative to the manifest's folder and may not leave it unless they are absol
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import UnionType
@@ -28,8 +28,9 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from harness import components, engines, registry
-from harness.errors import ManifestError, Problem, did_you_mean
+from harness import components, registry
+from harness.engines.options import hf_options
+from harness.errors import ManifestError, Problem, UserError, did_you_mean
 from harness.registry import InlineTask
 from harness.sources import SourceOverride
 from harness.types import BASE, Profile, Stage, StageKey
@@ -93,6 +94,14 @@ def _inside(folder: Path, text: str) -> Path:
     return folder / path
 
 
+def _checked(check: Callable[[Any], object], value: object) -> None:
+    """Runs another room's check; its UserError becomes this field's problem."""
+    try:
+        check(value)
+    except UserError as error:
+        raise ValueError("; ".join(map(str, error.problems))) from None
+
+
 def _existing(text: str, info: ValidationInfo) -> str:
     context = _context(info)
     path = _inside(context.folder, text)
@@ -154,7 +163,7 @@ class EngineSpec(_Strict):
     """Which engine runs the model; every key but `kind` is an option of that engine."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    kind: Literal["hf", "vllm", "replay"] = "hf"
+    kind: Literal["hf", "vllm"] = "hf"
 
     @property
     def options(self) -> dict[str, Any]:
@@ -163,9 +172,9 @@ class EngineSpec(_Strict):
 
     @model_validator(mode="after")
     def _known_options(self) -> EngineSpec:
-        problems = engines.check_options(self.kind, self.options)
-        if problems:
-            raise ValueError("; ".join(problems))
+        # vLLM's own options are checked when the engine is made: only vLLM knows their names.
+        if self.kind == "hf":
+            _checked(hf_options, self.options)
         return self
 
 
@@ -272,7 +281,7 @@ class StrategySpec(_Strict):
     @classmethod
     def _known(cls, value: str | None) -> str | None:
         if value is not None:
-            components.parse(value)
+            _checked(components.parse, value)
         return value
 
     @model_validator(mode="after")

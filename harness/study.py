@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import engines
+from harness.engines.options import LIBRARIES
 from harness.errors import ManifestError, ResultsError, did_you_mean
 from harness.manifest import (
     DEFAULT_MANIFEST,
@@ -149,10 +150,10 @@ def _changed(manifest: Manifest, options: Options) -> Manifest:
     """The manifest with what the command line says instead."""
     changes: dict[str, Any] = {}
     if options.engine and options.engine != manifest.engine.kind:
-        if options.engine not in engines.KINDS:
-            known = ", ".join(engines.KINDS)
+        if options.engine not in LIBRARIES:
+            known = ", ".join(LIBRARIES)
             raise ManifestError("--engine", f"got {options.engine!r}, expected one of {known}")
-        changes["engine"] = EngineSpec(kind=options.engine)
+        changes["engine"] = EngineSpec.model_validate({"kind": options.engine})
     if options.limit:
         changes["suite"] = manifest.suite.model_copy(update={"limit": options.limit})
     return manifest.model_copy(update=changes)

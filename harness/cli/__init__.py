@@ -38,16 +38,15 @@ def _root(
 ) -> None: ...
 
 
+import contextlib  # noqa: E402
 import importlib  # noqa: E402  (temporary while the groups are being written)
 
 for _name in (
     "demo", "score", "compare", "gate", "leaderboard", "importing", "tasks", "audit", "components",
     "tune",
 ):  # fmt: skip
-    try:
+    with contextlib.suppress(ImportError):
         importlib.import_module(f"harness.cli.{_name}").register(app)
-    except ImportError:
-        pass
 
 
 def main() -> None:
