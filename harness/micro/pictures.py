@@ -30,7 +30,7 @@ SHAPES = ("circle", "square", "triangle", "cross", "star", "diamond")
 SIZES = {"small": 5.0, "large": 10.0}  # circumscribed radius in pixels
 TEXTURES = ("striped", "dotted", "checked", "plain", "ringed", "crossed")
 
-# A species is a body shape with a body colour and the colour of its cap. Three of each body, so
+# A species is a body shape with a body colour and the colour of its cap. Four of each body, so
 # that neither the shape nor one colour alone gives the name away.
 SPECIES = {
     "finch": ("circle", "red", "black"),
@@ -146,7 +146,7 @@ def dots(rng: np.random.Generator, n: int) -> Image.Image:
     color = str(rng.choice(list(COLORS)))
     for cell in rng.permutation(9)[:n]:
         r = rng.uniform(2.5, 4.5)
-        room = 8 - r - 0.5
+        room = 7 - r
         x = 8 + 16 * (cell % 3) + rng.uniform(-room, room)
         y = 8 + 16 * (cell // 3) + rng.uniform(-room, room)
         draw_shape(pen, "circle", color, (x, y), r)

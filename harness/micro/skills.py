@@ -145,12 +145,12 @@ def ask(skill: str, rng: np.random.Generator, part: pictures.DigitPart = "train"
 
 def vocabulary() -> list[str]:
     """Every word and mark that questions and answers are made of, in a fixed order."""
-    phrases = (
+    questions = (
         "What color is the shape size thing Is there a in picture Which digit written species bird"
         " How many dots are tissue does look time it"
-    ).split()
+    )
     times = [f"{hour}:{minute:02d}" for hour in range(1, 13) for minute in MINUTES]
-    words = [*"?.", *LETTERS, "yes", "no", *phrases, *pictures.COLORS, *pictures.SHAPES]
+    words = [*"?.", *LETTERS, "yes", "no", *questions.split(), *pictures.COLORS, *pictures.SHAPES]
     words += [*pictures.SIZES, *pictures.TEXTURES, *pictures.SPECIES, *DIGIT_WORDS]
     words += [str(n) for n in range(10)] + times
     return list(dict.fromkeys(words))
