@@ -1,0 +1,144 @@
+"""The score matrix: stages in rows, benchmarks in columns, with the counts beside the means.
+
+`Judged` is a study seen through one scorer. It answers which cells are there and refuses to put
+cells side by side that were made in different ways. A missing cell is never a zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.analysis.paired import Floats
+from harness.analysis.scores import MISSING, BenchmarkScores, StageKey, StudyScores
+from harness.errors import IncompatibleError, Problem, UserError, did_you_mean
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreMatrix:
+    """Mean scores, (n_stages, n_benchmarks); NaN = missing cell."""
+
+    stages: tuple[StageKey, ...]
+    benchmarks: tuple[str, ...]
+    means: Floats
+    """Fractions in [0, 1]."""
+    n_samples: NDArray[np.int64]
+    """Samples with a score behind each mean."""
+
+
+def scorer_of(scores: StudyScores, name: str) -> str:
+    """The scorer to judge by: `name`, or the only one there is. Raises UserError otherwise."""
+    known = sorted({scorer for bench in scores.benchmarks.values() for scorer in bench.values})
+    if name in known:
+        return name
+    if len(known) == 1:
+        return known[0]
+    near = did_you_mean(name, known)
+    found = ", ".join(known) or "none"
+    raise UserError(f"study {scores.study}", f"no scorer {name!r}, found: {found}{near}")
+
+
+def suite_settings(scores: StudyScores) -> dict[str, str]:
+    """benchmark -> how its numbers were made, checkpoint left out: equal = comparable."""
+    return {
+        name: " / ".join(sorted({bench.settings[j] for j in _present(bench)}))
+        for name, bench in scores.benchmarks.items()
+        if bench.settings
+    }
+
+
+def _present(bench: BenchmarkScores) -> list[int]:
+    return [j for j in range(len(bench.columns)) if (bench.status[:, j] != MISSING).any()]
+
+
+def label(key: StageKey) -> str:
+    """How a stage is called in messages: `llm@2`, `llm/seed1@2`."""
+    run = "" if key.run in ("", "0") else f"/{key.run}"
+    return f"{key.strategy}{run}@{key.stage}"
+
+
+class Judged:
+    """The scores of a study under one scorer."""
+
+    def __init__(self, scores: StudyScores, scorer: str):
+        self.scores = scores
+        self.scorer = scorer
+        self._columns = {
+            name: {key: j for j, key in enumerate(bench.columns)}
+            for name, bench in scores.benchmarks.items()
+        }
+
+    def with_scorer(self, scorer: str) -> Judged:
+        """The same study under another scorer."""
+        return Judged(self.scores, scorer)
+
+    def has(self, benchmark: str, key: StageKey) -> bool:
+        """Whether any sample of the cell has a score."""
+        return (benchmark, key) in self._cells
+
+    @cached_property
+    def _cells(self) -> frozenset[tuple[str, StageKey]]:
+        cells = []
+        for name, bench in self.scores.benchmarks.items():
+            if self.scorer in bench.values:
+                there = np.isfinite(bench.values[self.scorer]).any(axis=0)
+                cells += [(name, key) for j, key in enumerate(bench.columns) if there[j]]
+        return frozenset(cells)
+
+    def columns(self, benchmark: str, keys: Sequence[StageKey]) -> Floats:
+        """(n, len(keys)) scores of the benchmark's samples at `keys`; absent columns are NaN."""
+        bench = self.scores.benchmarks[benchmark]
+        out = np.full((len(bench.sample_ids), len(keys)), np.nan)
+        if self.scorer in bench.values:
+            values = bench.values[self.scorer]
+            for i, key in enumerate(keys):
+                j = self._columns[benchmark].get(key)
+                if j is not None:
+                    out[:, i] = values[:, j]
+        return out
+
+    def same_signature(self, benchmark: str, one: StageKey, other: StageKey) -> bool:
+        """Whether two cells are one and the same (same weights under the same settings)."""
+        bench = self.scores.benchmarks[benchmark]
+        i, j = (self._columns[benchmark].get(key) for key in (one, other))
+        if i is None or j is None or not bench.signatures:
+            return False
+        return bool(bench.signatures[i]) and bench.signatures[i] == bench.signatures[j]
+
+    def check_settings(self, benchmarks: Iterable[str], keys: Iterable[StageKey] | None) -> None:
+        """Raise IncompatibleError unless the given cells of each benchmark were made alike."""
+        wanted = None if keys is None else set(keys)
+        problems = []
+        for name in benchmarks:
+            bench = self.scores.benchmarks[name]
+            if not bench.settings:
+                continue
+            by_settings: dict[str, StageKey] = {}
+            for j in _present(bench):
+                if wanted is None or bench.columns[j] in wanted:
+                    by_settings.setdefault(bench.settings[j], bench.columns[j])
+            if len(by_settings) > 1:
+                (one, first), (two, second) = list(by_settings.items())[:2]
+                text = f"{label(first)} was made with {one!r}, {label(second)} with {two!r}"
+                problems.append(Problem(name, text))
+        if problems:
+            cure = Problem("", "score the stages again under one setting: forgeteval score")
+            raise IncompatibleError(f"study {self.scores.study}", [*problems, cure])
+
+    def matrix(self, stages: Sequence[StageKey], benchmarks: Sequence[str]) -> ScoreMatrix:
+        """Means and counts of the given stages and benchmarks."""
+        means = np.full((len(stages), len(benchmarks)), np.nan)
+        counts = np.zeros(means.shape, dtype=np.int64)
+        for b, name in enumerate(benchmarks):
+            weights = self.scores.benchmarks[name].weights[:, None]
+            values = self.columns(name, stages)
+            known = np.isfinite(values)
+            counts[:, b] = known.sum(axis=0)
+            total = (weights * known).sum(axis=0)
+            sums = np.where(known, weights * values, 0.0).sum(axis=0)
+            np.divide(sums, total, out=means[:, b], where=total > 0)
+        return ScoreMatrix(tuple(stages), tuple(benchmarks), means, counts)
