@@ -172,15 +172,15 @@ class Journal:
         self.sealed = sealed
         self.signature = signature
         self.file = sealed.with_suffix(".jsonl")
-        self.done = {p.sample_id: p for p in _read_journal(self.file)}
+        self.done, self._whole = _read_journal(self.file)
         self._stream: IO[bytes] | None = None
 
     def append(self, predictions: Sequence[Prediction]) -> None:
         """Adds predictions and returns when they are on the disk."""
         if self._stream is None:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            _drop_torn_tail(self.file)
             self._stream = self.file.open("ab")
+            self._stream.truncate(self._whole)
         lines = [json.dumps(asdict(p), ensure_ascii=False, default=dict) for p in predictions]
         self._stream.write("".join(line + "\n" for line in lines).encode("utf-8", "replace"))
         self._stream.flush()
@@ -284,23 +284,20 @@ def _table_digest(table: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def _read_journal(file: Path) -> Iterator[Prediction]:
-    """The whole lines of a journal; a torn tail is work owed."""
+def _read_journal(file: Path) -> tuple[dict[str, Prediction], int]:
+    """The predictions before the first torn line, and the bytes they take; the rest is owed."""
+    found: dict[str, Prediction] = {}
+    whole = 0
     if not file.is_file():
-        return
+        return found, whole
     with file.open("rb") as stream:
         for line in stream:
             try:
-                yield Prediction(**json.loads(line))
+                prediction = Prediction(**json.loads(line))
             except (ValueError, TypeError):
-                return
-
-
-def _drop_torn_tail(file: Path) -> None:
-    if not file.is_file():
-        return
-    data = file.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        with file.open("r+b") as stream:
-            stream.truncate(whole)
+                break
+            if not line.endswith(b"\n"):
+                break
+            found[prediction.sample_id] = prediction
+            whole += len(line)
+    return found, whole

@@ -1,0 +1,171 @@
+"""The store keeps what it said it kept: across kills, torn tails, flipped bytes and writers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from harness.errors import ResultsError
+from harness.store import Store, cell_id, write_atomically
+from harness.types import Prediction, Sample
+
+SIGNATURE = {"task": "t", "n": 3, "checkpoint": "abc"}
+THREE = [
+    Prediction("1", text="red", finish_reason="stop", n_tokens=1),
+    Prediction("2", status="failed", reason="no picture"),
+    Prediction("3", text="‮=cmd|\x00\n", class_mass={"number": 0.25}, choice_scores=(-1.0, -2.0)),
+]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "study")
+
+
+def seal(store: Store, predictions=THREE) -> Path:
+    journal = store.journal("t", SIGNATURE)
+    journal.append(predictions)
+    journal.seal(["1", "2", "3"])
+    return store.cell_file("t", cell_id(SIGNATURE))
+
+
+def test_what_was_stored_is_read_back(store: Store):
+    seal(store)
+    table, metadata = store.read_cell("t", cell_id(SIGNATURE))
+    rows = table.to_pylist()
+    assert [row["text"] for row in rows] == ["red", "", "‮=cmd|\x00\n"]
+    assert rows[1]["status"] == "failed" and rows[1]["reason"] == "no picture"
+    assert rows[2]["class_mass"] == [("number", 0.25)] and rows[2]["choice_scores"] == [-1.0, -2.0]
+    assert metadata["signature"] == SIGNATURE and (metadata["n"], metadata["n_failed"]) == (3, 1)
+
+
+def test_a_sealed_cell_does_not_depend_on_the_order_of_arrival(store: Store, tmp_path: Path):
+    other = Store(tmp_path / "other")
+    assert seal(store).read_bytes() == seal(other, THREE[::-1]).read_bytes()
+
+
+def test_a_journal_goes_on_where_it_was_torn(store: Store):
+    journal = store.journal("t", SIGNATURE)
+    journal.append(THREE[:2])
+    journal.close()
+    whole = journal.file.read_bytes()
+    journal.file.write_bytes(whole + b'{"sample_id": "3", "te')
+    again = store.journal("t", SIGNATURE)
+    assert set(again.done) == {"1", "2"}
+    again.append(THREE[2:])
+    again.seal(["1", "2", "3"])
+    assert store.read_cell("t", cell_id(SIGNATURE))[0].num_rows == 3
+    assert not again.file.exists()
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cut=st.integers(0, 400), tail=st.binary(max_size=30))
+def test_any_cut_of_a_journal_owes_only_what_it_lost(tmp_path: Path, cut: int, tail: bytes):
+    store = Store(tmp_path / f"cut{cut}-{tail.hex()}")
+    journal = store.journal("t", SIGNATURE)
+    journal.append(THREE)
+    journal.close()
+    lines = journal.file.read_bytes()
+    journal.file.write_bytes(lines[:cut] + tail)
+    again = store.journal("t", SIGNATURE)
+    assert len(again.done) >= lines[:cut].count(b"\n")
+    assert all(p in THREE for p in again.done.values())
+    again.append([p for p in THREE if p.sample_id not in again.done])
+    again.close()
+    assert set(store.journal("t", SIGNATURE).done) == {"1", "2", "3"}
+
+
+def test_failed_predictions_are_owed_again_on_request(store: Store):
+    seal(store)
+    journal = store.journal("t", SIGNATURE)
+    assert set(journal.done) == {"1", "3"}
+    journal.append([Prediction("2", text="blue")])
+    journal.seal(["1", "2", "3"])
+    assert store.read_cell("t", cell_id(SIGNATURE))[1]["n_failed"] == 0
+
+
+def test_a_flipped_byte_is_noticed_or_changes_nothing(store: Store):
+    file = seal(store)
+    whole = file.read_bytes()
+    rows = store.read_cell("t", cell_id(SIGNATURE))[0].to_pylist()
+    noticed = 0
+    for position in range(0, len(whole), 41):
+        file.write_bytes(whole[:position] + bytes([whole[position] ^ 0x41]) + whole[position + 1 :])
+        try:
+            assert store.read_cell("t", cell_id(SIGNATURE))[0].to_pylist() == rows
+        except ResultsError as error:
+            assert file.name in str(error)
+            noticed += 1
+    assert noticed > 10
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(cut=st.integers(0, 5_000), tail=st.binary(max_size=100))
+def test_no_damaged_cell_escapes_as_a_traceback(tmp_path: Path, cut: int, tail: bytes):
+    store = Store(tmp_path / f"cut{cut}-{tail.hex()}"[:200])
+    file = seal(store)
+    file.write_bytes(file.read_bytes()[:cut] + tail)
+    try:
+        store.read_cell("t", cell_id(SIGNATURE))
+    except ResultsError as error:
+        assert file.name in str(error)
+
+
+def test_a_newer_schema_says_update(store: Store):
+    import json
+
+    import pyarrow.parquet as pq
+
+    file = seal(store)
+    table = pq.read_table(file)
+    table = table.replace_schema_metadata({b"forgeteval": json.dumps({"schema": 99}).encode()})
+    pq.write_table(table, file)
+    with pytest.raises(
+        ResultsError, match="has schema 99, this program reads 1; update forgeteval"
+    ):
+        store.read_cell("t", cell_id(SIGNATURE))
+
+
+def test_samples_come_back_without_their_images(store: Store):
+    sample = Sample("1", "what?", ("a", "b"), choices=("x", "y"), group="g", answer_type="letter",
+                    chance=0.5, doc={"category": "c", "n": 1})  # fmt: skip
+    store.write_samples("t", "f" * 64, [sample])
+    assert store.read_samples("t", "f" * 64) == [sample]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = tmp_path / "a.json"
+    write_atomically(file, b"old")
+
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(file, b"new")
+    assert file.read_bytes() == b"old" and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_second_writer_waits(store: Store, tmp_path: Path):
+    code = (
+        "import sys, time; from pathlib import Path; from harness.store import Store\n"
+        "with Store(Path(sys.argv[1])).writer(lambda: None):\n"
+        "    print('in', flush=True); time.sleep(1.0)\n"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(store.folder)], stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None and other.stdout.readline() == "in\n"
+    waited = []
+    started = time.monotonic()
+    with store.writer(lambda: waited.append(True)):
+        assert waited and time.monotonic() - started > 0.3
+    assert other.wait() == 0
