@@ -1,0 +1,68 @@
+"""Decoding: what is watched while an answer grows, and how its tokens become text.
+
+Greedy, token by token; the penalties and temperatures that a checkpoint's generation config may
+carry are not applied, so that all checkpoints and both engines decode alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import LogitsProcessor, StoppingCriteria
+
+from harness.types import Decoding
+
+NOT_NUMBERS = "the model's scores are not numbers (NaN)"
+
+
+class NanWatch(LogitsProcessor):  # type: ignore[misc]
+    """Remembers which rows ever had NaN among their scores; changes nothing."""
+
+    def __init__(self) -> None:
+        self.bad: torch.Tensor = torch.zeros(0, dtype=torch.bool)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        bad = torch.isnan(scores).any(dim=-1)
+        self.bad = self.bad | bad if len(self.bad) else bad
+        return scores
+
+
+class StopStrings(StoppingCriteria):  # type: ignore[misc]
+    """Ends a row once its new text holds a stop string."""
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str], prompt_width: int):
+        self._tokenizer = tokenizer
+        self._stop = tuple(stop)
+        self._width = prompt_width
+
+    def __call__(
+        self, input_ids: torch.Tensor, scores: torch.Tensor, **options: Any
+    ) -> torch.Tensor:
+        texts = self._tokenizer.batch_decode(
+            input_ids[:, self._width :],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+        done = [any(stop in text for stop in self._stop) for text in texts]
+        return torch.tensor(done, device=input_ids.device)
+
+
+def answer_of(
+    tokens: list[int], ends: Sequence[int], decoding: Decoding, tokenizer: Any
+) -> tuple[str, str, int]:
+    """(text, finish reason, number of tokens with the end token) of one row of new tokens.
+
+    The text is cut before the first stop string; rows that ended early are padded, which is
+    dropped. A row cut at `max_new_tokens` finishes with `length`.
+    """
+    end = next((i for i, token in enumerate(tokens) if token in ends), None)
+    if end is not None:
+        tokens = tokens[: end + 1]
+    text = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    cuts = [text.index(stop) for stop in decoding.stop if stop in text]
+    reason = "stop" if end is not None or cuts else "length"
+    if cuts:
+        text = text[: min(cuts)]
+    return text, reason, len(tokens)

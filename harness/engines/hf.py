@@ -1,0 +1,418 @@
+"""The transformers engine: any `AutoModelForImageTextToText`, on a CPU, one GPU or Apple's.
+
+One model lives for the whole study. The next checkpoint's tensors are copied into it; token ids,
+pixels and (where the vision weights are the same bytes) image features are kept. Answers depend
+on the checkpoint and the request alone, never on batch size, order or what ran before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText, GenerationConfig
+from transformers.generation import LogitsProcessorList, StoppingCriteriaList
+
+from harness.checkpoints import architecture, tensor_index
+from harness.engines.adapters import merge_adapter
+from harness.engines.choices import Question, choice_questions
+from harness.engines.decoding import NOT_NUMBERS, NanWatch, StopStrings, answer_of
+from harness.engines.features import Features
+from harness.engines.inputs import Inputs, Row, collate, join
+from harness.engines.options import HFOptions
+from harness.engines.prompts import Prompter
+from harness.engines.weights import LiveWeights, NeedsConversionError, shortened
+from harness.errors import CheckpointError, Problem, SampleError, UserError
+from harness.types import Checkpoint, Decoding, Prediction, Request
+
+# Requests prepared before the first batch runs: enough to sort by length, little enough that
+# their pixels fit in memory.
+WINDOW_ROWS = 1024
+WINDOW_BYTES = 2 << 30
+# Prompts whose lengths share a bucket lie in one batch; within it, questions on one picture meet.
+LENGTH_BUCKET = 16
+
+Answer = Callable[[list["Job"]], list[Prediction]]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A request and its processed row."""
+
+    request: Request
+    row: Row
+
+
+@dataclass(slots=True)
+class _Live:
+    """The model in memory and what belongs to its architecture."""
+
+    architecture: str
+    model: Any
+    weights: LiveWeights
+    features: Features
+    swappable: bool
+
+
+class HFEngine:
+    """Greedy answers and choice log-likelihoods from one live transformers model."""
+
+    def __init__(self, options: HFOptions, identity: Mapping[str, str]):
+        self.identity = identity
+        self.starts = 0
+        """Models built from nothing; 1 for a whole study of one architecture."""
+        self._options = options
+        self._dtype: torch.dtype = getattr(torch, options.dtype)
+        self._device = torch.device(_device(options.device))
+        self._live: _Live | None = None
+        self._inputs: dict[str, Inputs] = {}
+        self._current: Inputs | None = None
+        self._batch_tokens = options.batch_tokens
+        self._stops: list[int] = []
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """`starts`, `preprocessed` and `encoded` so far: what the sweep is meant to save."""
+        return {
+            "starts": self.starts,
+            "preprocessed": sum(inputs.preprocessed for inputs in self._inputs.values()),
+            "encoded": self._live.features.encoded if self._live else 0,
+        }
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Make `checkpoint` the one that answers.
+
+        Raises CheckpointError, and then nothing answers until a load succeeds: a half-written
+        model is never asked.
+        """
+        self._current = None
+        folder = Path(checkpoint.path)
+        kind = architecture(folder)
+        live = self._live
+        if live is None or live.architecture != kind or not live.swappable:
+            live = self._start(checkpoint, kind)
+        else:
+            try:
+                plans = [live.weights.plan(Path(path)) for path in _folders(checkpoint)]
+                live.weights.copy(plans, [share for _, share in checkpoint.blend])
+            except NeedsConversionError:
+                live = self._start(checkpoint, kind)
+        if checkpoint.adapter:
+            merge_adapter(live.model, Path(checkpoint.adapter))
+        prompter = Prompter(checkpoint)
+        if prompter.fingerprint not in self._inputs:
+            limit = int(self._options.inputs_gb * 1e9)
+            self._inputs[prompter.fingerprint] = Inputs(prompter, limit)
+        self._stops = _stop_tokens(checkpoint, live.model)
+        live.features.select(live.weights.vision_hash() + prompter.fingerprint)
+        self._current = self._inputs[prompter.fingerprint]
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Prediction]:
+        """One prediction per request, batch by batch as they finish, in any order."""
+        yield from self._run(requests, self._generate_batch)
+
+    def log_likelihood(self, requests: Sequence[Request]) -> Iterator[Prediction]:
+        """`choice_scores` (nats, one per choice) for each request; a request needs choices."""
+        yield from self._run(requests, self._score_batch)
+
+    def close(self) -> None:
+        """Drop the model and everything kept; the engine may be loaded again."""
+        self._live, self._current = None, None
+        self._inputs.clear()
+
+    def _start(self, checkpoint: Checkpoint, kind: str) -> _Live:
+        """A model built from nothing, every tensor accounted for."""
+        self._live = None
+        folder = Path(checkpoint.path)
+        tensor_index(folder)
+        options: dict[str, Any] = {"dtype": self._dtype, "output_loading_info": True}
+        if self._device.type != "cpu":
+            options["device_map"] = {"": str(self._device)}
+        try:
+            model, found = AutoModelForImageTextToText.from_pretrained(
+                folder,
+                trust_remote_code=checkpoint.trust_remote_code,
+                use_safetensors=True,
+                **options,
+            )
+        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+            text = (
+                str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            )
+            raise CheckpointError(str(folder), f"transformers cannot load it: {text}") from None
+        problems = [
+            *(Problem(name, "missing from the checkpoint") for name in found["missing_keys"]),
+            *(Problem(name, "the model has no such tensor") for name in found["unexpected_keys"]),
+            *(Problem(str(key[0]), "of another shape") for key in found["mismatched_keys"]),
+        ]
+        if problems:
+            raise CheckpointError(str(folder), shortened(problems))
+        model.eval()
+        self.starts += 1
+        live = _Live(
+            architecture=kind,
+            model=model,
+            weights=LiveWeights(model),
+            features=Features(model, int(self._options.features_gb * 1e9)),
+            swappable=getattr(model.config, "quantization_config", None) is None,
+        )
+        # The same checks as before a swap, and for a blend the other shares.
+        try:
+            plans = [live.weights.plan(Path(path)) for path in _folders(checkpoint)]
+            if checkpoint.blend:
+                live.weights.copy(plans, [share for _, share in checkpoint.blend])
+        except NeedsConversionError as error:
+            live.swappable = False
+            if checkpoint.blend:
+                text = f"cannot be blended: the model stores {error} in another form"
+                raise CheckpointError(str(folder), text) from None
+        self._live = live
+        return live
+
+    def _run(self, requests: Sequence[Request], answer: Answer) -> Iterator[Prediction]:
+        if self._current is None or self._live is None:
+            raise RuntimeError("no checkpoint is loaded: call load() first")
+        current, features = self._current, self._live.features
+        jobs: list[Job] = []
+        held = 0
+
+        def needs_pixels(picture: str) -> bool:
+            return not (features.supported and features.has(picture))
+
+        for request in requests:
+            try:
+                row = current.row(request, needs_pixels)
+                self._refuse_long(request, row)
+            except SampleError as error:
+                yield _failed(request, str(error))
+                continue
+            jobs.append(Job(request, row))
+            held += sum(t.numel() * t.element_size() for t in (row.pixels or {}).values())
+            if len(jobs) >= WINDOW_ROWS or held >= WINDOW_BYTES:
+                yield from self._drain(jobs, answer)
+                jobs, held = [], 0
+        yield from self._drain(jobs, answer)
+
+    def _drain(self, jobs: list[Job], answer: Answer) -> Iterator[Prediction]:
+        for batch in batches(jobs, self._options.batch_size, lambda: self._batch_tokens):
+            yield from self._answer(batch, answer)
+
+    def _answer(self, batch: list[Job], answer: Answer) -> list[Prediction]:
+        """The batch's predictions; halved, and the budget with it, when memory runs out."""
+        try:
+            with torch.inference_mode():
+                return answer(batch)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+        # Outside the handler, so that the failed batch's tensors are free by now.
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(batch) == 1:
+            return [_failed(batch[0].request, "out of memory with this prompt alone")]
+        middle = len(batch) // 2
+        self._batch_tokens = max(1, min(self._batch_tokens, _cost(batch) // 2))
+        return self._answer(batch[:middle], answer) + self._answer(batch[middle:], answer)
+
+    def _generate_batch(self, batch: list[Job]) -> list[Prediction]:
+        live, current = self._live, self._current
+        assert live is not None and current is not None
+        tokenizer = current.prompter.tokenizer
+        decoding = batch[0].request.decoding
+        inputs = self._model_inputs([job.row for job in batch], left=True)
+        width = inputs["input_ids"].shape[1]
+        watch = NanWatch()
+        stops = [StopStrings(tokenizer, decoding.stop, width)] if decoding.stop else []
+        output = live.model.generate(
+            **inputs,
+            generation_config=self._greedy(decoding),
+            logits_processor=LogitsProcessorList([watch]),
+            stopping_criteria=StoppingCriteriaList(stops),
+        )
+        new = output[:, width:].tolist()
+        predictions = []
+        for job, tokens, bad in zip(batch, new, watch.bad.tolist(), strict=True):
+            if bad:
+                predictions.append(_failed(job.request, NOT_NUMBERS))
+                continue
+            text, reason, n_tokens = answer_of(tokens, self._stops, decoding, tokenizer)
+            predictions.append(
+                Prediction(
+                    sample_id=job.request.sample_id,
+                    text=text,
+                    finish_reason=reason,
+                    n_prompt_tokens=job.row.length,
+                    n_tokens=n_tokens,
+                )
+            )
+        return predictions
+
+    def _score_batch(self, batch: list[Job]) -> list[Prediction]:
+        current = self._current
+        assert current is not None
+        questions: dict[int, list[Question]] = {}
+        predictions: dict[int, Prediction] = {}
+        for place, job in enumerate(batch):
+            try:
+                questions[place] = choice_questions(job.row, job.request, current.prompter)
+            except SampleError as error:
+                predictions[place] = _failed(job.request, str(error))
+        flat = [question for found in questions.values() for question in found]
+        answers = iter(self._log_probabilities(flat) if flat else ())
+        for place, found in questions.items():
+            scores = [0.0] * len(batch[place].request.choices)
+            for _ in found:
+                for choice, value in next(answers).items():
+                    scores[choice] = value
+            predictions[place] = _scored(batch[place], scores)
+        return [predictions[place] for place in range(len(batch))]
+
+    def _log_probabilities(self, questions: list[Question]) -> list[dict[int, float]]:
+        """For each question, choice -> summed log-probability of its tokens (nats).
+
+        Padded on the right: a causal model does not see what follows, and positions count from
+        the prompt's start in every architecture.
+        """
+        assert self._live is not None
+        inputs = self._model_inputs([question.row for question in questions], left=False)
+        needed = sorted({place for question in questions for place in question.places})
+        keep = torch.tensor(needed, device=self._device)
+        logits = self._live.model(**inputs, logits_to_keep=keep, use_cache=False).logits
+        at = {place: index for index, place in enumerate(needed)}
+        found = []
+        for index, question in enumerate(questions):
+            lines = logits[index, [at[place] for place in question.places]]
+            table = lines.float().log_softmax(-1).cpu()
+            found.append(
+                {
+                    choice: float(sum(table[offset, token] for offset, token in enumerate(tokens)))
+                    for choice, tokens in question.choices.items()
+                }
+            )
+        return found
+
+    def _model_inputs(self, rows: list[Row], *, left: bool) -> dict[str, Any]:
+        """Everything `forward` needs for these rows, on the device."""
+        live, current = self._live, self._current
+        assert live is not None and current is not None
+        inputs: dict[str, Any] = collate(rows, self._pad(), left=left)
+        with_pictures = [row for row in rows if row.picture]
+        if with_pictures:
+            inputs.update(join([row.side for row in with_pictures]))
+        inputs = {name: tensor.to(self._device) for name, tensor in inputs.items()}
+        if with_pictures and live.features.supported:
+            made = live.features.of(rows, self._device, self._dtype)
+            inputs["mm_encoder_outputs"] = made
+        elif with_pictures:
+            pixels = join([row.pixels or {} for row in with_pictures])
+            inputs.update({k: v.to(self._device, self._dtype) for k, v in pixels.items()})
+        return inputs
+
+    def _greedy(self, decoding: Decoding) -> GenerationConfig:
+        return GenerationConfig(
+            max_new_tokens=decoding.max_new_tokens,
+            do_sample=False,
+            eos_token_id=self._stops or None,
+            pad_token_id=self._pad(),
+        )
+
+    def _pad(self) -> int:
+        assert self._current is not None
+        pad = self._current.prompter.tokenizer.pad_token_id
+        return int(pad) if pad is not None else (self._stops or [0])[0]
+
+    def _refuse_long(self, request: Request, row: Row) -> None:
+        assert self._live is not None
+        limit = self._live.model.config.get_text_config().max_position_embeddings
+        if row.length + request.decoding.max_new_tokens > limit:
+            wanted = f"{row.length} tokens and {request.decoding.max_new_tokens} new ones"
+            raise SampleError(f"the prompt has {wanted}, the model takes {limit}")
+
+
+def batches(jobs: Sequence[Job], rows: int, tokens: Callable[[], int]) -> Iterator[list[Job]]:
+    """Cut jobs into batches of one decoding, at most `rows` prompts and `tokens()` tokens each.
+
+    Sorted by length, longest first (memory runs out at once or never), and by picture within
+    similar lengths. A prompt longer than the budget makes a batch of its own.
+    """
+
+    def order(job: Job) -> tuple[object, ...]:
+        decoding = job.request.decoding
+        bucket = -(-job.row.length // LENGTH_BUCKET)
+        return (decoding.max_new_tokens, decoding.stop, -bucket, job.row.picture, -job.row.length)
+
+    batch: list[Job] = []
+    for job in sorted(jobs, key=order):
+        if batch and (
+            job.request.decoding != batch[0].request.decoding
+            or len(batch) == rows
+            or _cost([*batch, job]) > tokens()
+        ):
+            yield batch
+            batch = []
+        batch.append(job)
+    if batch:
+        yield batch
+
+
+def _cost(batch: Sequence[Job]) -> int:
+    """Tokens of a padded batch when every answer is as long as allowed."""
+    longest = max(job.row.length for job in batch)
+    return len(batch) * (longest + batch[0].request.decoding.max_new_tokens)
+
+
+def _folders(checkpoint: Checkpoint) -> list[str]:
+    return [checkpoint.path, *(path for path, _ in checkpoint.blend)]
+
+
+def _device(wanted: str) -> str:
+    if wanted != "auto":
+        try:
+            torch.empty(0, device=wanted)
+        except (RuntimeError, AssertionError) as error:
+            line = str(error).splitlines()[0]
+            raise UserError("engine.device", f"{wanted!r} cannot be used here: {line}") from None
+        return wanted
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _stop_tokens(checkpoint: Checkpoint, model: Any) -> list[int]:
+    """The tokens that end an answer: the folder's generation config, else its model config."""
+    try:
+        found = GenerationConfig.from_pretrained(checkpoint.path).eos_token_id
+    except (OSError, ValueError):
+        found = None
+    if found is None:
+        found = model.config.get_text_config().eos_token_id
+    return [found] if isinstance(found, int) else list(found or [])
+
+
+def _failed(request: Request, reason: str) -> Prediction:
+    return Prediction(sample_id=request.sample_id, status="failed", reason=reason)
+
+
+def _scored(job: Job, scores: list[float]) -> Prediction:
+    if any(math.isnan(score) for score in scores):
+        return _failed(job.request, NOT_NUMBERS)
+    return Prediction(
+        sample_id=job.request.sample_id,
+        n_prompt_tokens=job.row.length,
+        choice_scores=tuple(scores),
+    )
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """CPU and MPS say it in words only."""
+    text = str(error).lower()
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or "out of memory" in text
+        or "not enough memory" in text
+        or "can't allocate memory" in text
+    )
