@@ -1,0 +1,254 @@
+"""An image: encoded bytes somewhere (a table cell, a file, an address), decoded when needed.
+
+Images come from other people's data sets, so every limit is here: the formats that are opened,
+the bytes that are read, the pixels that are decoded, the addresses that are fetched. What breaks
+a limit is a failed sample (`SampleError`), never a crash and never a wrong answer.
+
+All implementations are small frozen values: they pickle as a reference, not as pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import urllib.error
+import urllib.request
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image as PILImage
+from PIL import ImageOps, UnidentifiedImageError
+
+from harness.errors import SampleError
+
+# About 300 MB as RGB. The largest real images of the suite (infographics) stay below 60 million;
+# Pillow itself warns at 89 million and refuses at 179 million.
+MAX_PIXELS = 100_000_000
+MAX_BYTES = 200_000_000
+# What data sets hold in practice. MPO is a camera's JPEG with a second picture. Formats that run
+# programs (EPS) or have a history of unsafe decoders are not opened.
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+
+DOWNLOAD_THREADS = 16
+DOWNLOAD_ATTEMPTS = 3
+DOWNLOAD_TIMEOUT_S = 20
+MAX_DOWNLOAD_BYTES = 50_000_000
+
+
+def decode(data: bytes) -> PILImage.Image:
+    """The picture in `data` as RGB, upright.
+
+    EXIF rotation is applied; of animations the first frame counts; transparency is dropped (as
+    `convert("RGB")` of the reference programs does); 16-bit grey keeps its high byte.
+    Raises SampleError with a one-line reason.
+    """
+    if len(data) > MAX_BYTES:
+        raise SampleError(f"image of {len(data):,} bytes; the limit is {MAX_BYTES:,}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PILImage.DecompressionBombWarning)
+            picture = PILImage.open(BytesIO(data), formats=FORMATS)
+        width, height = picture.size
+        if width * height > MAX_PIXELS:
+            raise SampleError(f"image of {width} x {height} pixels; the limit is {MAX_PIXELS:,}")
+        picture.load()
+        return _as_rgb(ImageOps.exif_transpose(picture))
+    except SampleError:
+        raise
+    except UnidentifiedImageError:
+        raise SampleError(f"not an image in one of the formats {', '.join(FORMATS)}") from None
+    # Boundary: decoders of untrusted bytes raise almost anything (struct.error, SyntaxError, ...).
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise SampleError(f"broken image: {reason}") from None
+
+
+def _as_rgb(picture: PILImage.Image) -> PILImage.Image:
+    """Any mode to RGB; high bit depths are scaled to 8 bits where the range is known."""
+    if picture.mode.startswith("I"):
+        values = np.asarray(picture)
+        if values.min() < 0 or values.max() > 65535:
+            raise SampleError(f"image of mode {picture.mode} with values beyond 16 bits")
+        picture = PILImage.fromarray((values >> 8).astype(np.uint8))
+    elif picture.mode == "F":
+        raise SampleError("image of 32-bit floats: their range is not known")
+    return picture.convert("RGB")
+
+
+def pixel_hash(picture: PILImage.Image) -> str:
+    """SHA-256 over size and pixels (hex): equal for the same picture in another encoding."""
+    digest = hashlib.sha256(f"{picture.width}x{picture.height}:".encode())
+    digest.update(picture.tobytes())
+    return digest.hexdigest()
+
+
+class Cells(Protocol):
+    """A table that can hand out the encoded bytes of one image cell, now or in another process."""
+
+    def image_bytes(self, row: int, column: str, item: int | None) -> bytes: ...
+    def __hash__(self) -> int: ...
+
+
+@lru_cache(maxsize=200_000)
+def _cell_sha256(cells: Cells, row: int, column: str, item: int | None) -> str:
+    return hashlib.sha256(cells.image_bytes(row, column, item)).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class CellImage:
+    """The image in one cell of a table: `item` counts within cells that hold a list."""
+
+    cells: Cells
+    row: int
+    column: str
+    item: int | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the encoded bytes (hex)."""
+        return _cell_sha256(self.cells, self.row, self.column, self.item)
+
+    def read(self) -> bytes:
+        """The encoded bytes. Raises SampleError."""
+        return self.cells.image_bytes(self.row, self.column, self.item)
+
+    def decode(self) -> PILImage.Image:
+        """The picture as RGB. Raises SampleError."""
+        return decode(self.read())
+
+
+@lru_cache(maxsize=200_000)
+def _file_sha256(path: str, modified_ns: int) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class FileImage:
+    """An image file. `name` is how the data set calls it and how messages do."""
+
+    path: str
+    name: str
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the encoded bytes (hex). Raises SampleError."""
+        try:
+            return _file_sha256(self.path, Path(self.path).stat().st_mtime_ns)
+        except OSError as error:
+            raise SampleError(f"image file {self.name!r}: {error.strerror}") from None
+
+    def read(self) -> bytes:
+        """The encoded bytes. Raises SampleError."""
+        try:
+            if Path(self.path).stat().st_size > MAX_BYTES:
+                raise SampleError(f"image file {self.name!r} is larger than {MAX_BYTES:,} bytes")
+            return Path(self.path).read_bytes()
+        except OSError as error:
+            raise SampleError(f"image file {self.name!r}: {error.strerror}") from None
+
+    def decode(self) -> PILImage.Image:
+        """The picture as RGB. Raises SampleError."""
+        return decode(self.read())
+
+
+@dataclass(frozen=True, slots=True)
+class UrlImage:
+    """An image known by its address and the hash of its bytes; read from the download cache.
+
+    Links rot and pictures behind them are replaced: only bytes with the right hash count.
+    """
+
+    url: str
+    sha256: str
+
+    def _cached(self) -> Path:
+        return cache_folder() / "images" / self.sha256[:2] / self.sha256
+
+    def read(self) -> bytes:
+        """The encoded bytes, from the cache or else fetched. Raises SampleError."""
+        cached = self._cached()
+        if not cached.is_file():
+            data = _fetch(self.url)
+            found = hashlib.sha256(data).hexdigest()
+            if found != self.sha256:
+                raise SampleError(f"sha256 of the picture at {_host(self.url)} has changed")
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            part = cached.with_suffix(f".{os.getpid()}.{time.monotonic_ns()}")
+            part.write_bytes(data)
+            part.replace(cached)
+        return cached.read_bytes()
+
+    def decode(self) -> PILImage.Image:
+        """The picture as RGB. Raises SampleError."""
+        return decode(self.read())
+
+
+def download(images: Sequence[UrlImage]) -> dict[UrlImage, str]:
+    """Fetch many images in parallel into the cache; returns image -> reason for those missing."""
+
+    def reason(image: UrlImage) -> str:
+        try:
+            image.read()
+        except SampleError as error:
+            return str(error)
+        return ""
+
+    distinct = list(dict.fromkeys(images))
+    with ThreadPoolExecutor(DOWNLOAD_THREADS) as pool:
+        reasons = zip(distinct, pool.map(reason, distinct), strict=True)
+        return {image: why for image, why in reasons if why}
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: `$FORGETEVAL_CACHE`, else the user's cache folder."""
+    named = os.environ.get("FORGETEVAL_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "forgeteval"
+
+
+def _host(url: str) -> str:
+    return url.split("//", 1)[-1].split("/", 1)[0][:60]
+
+
+@lru_cache(maxsize=100_000)
+def _dead(url: str) -> list[str]:
+    """The reason why `url` is dead, once known: a dead link is tried once per process."""
+    return []
+
+
+def _fetch(url: str) -> bytes:
+    """The bytes behind an http(s) address; transient failures are tried again."""
+    if not url.startswith(("http://", "https://")):
+        raise SampleError("image address is not http or https")
+    if dead := _dead(url):
+        raise SampleError(dead[0])
+    # Many image hosts refuse Python's default agent.
+    request = urllib.request.Request(url, headers={"User-Agent": "forgeteval"})
+    reason = ""
+    for attempt in range(DOWNLOAD_ATTEMPTS):
+        if attempt:
+            time.sleep(0.5 * 2**attempt)
+        try:
+            with urllib.request.urlopen(request, timeout=DOWNLOAD_TIMEOUT_S) as reply:
+                data: bytes = reply.read(MAX_DOWNLOAD_BYTES + 1)
+            if len(data) > MAX_DOWNLOAD_BYTES:
+                reason = f"picture at {_host(url)} is larger than {MAX_DOWNLOAD_BYTES:,} bytes"
+                break
+            return data
+        except urllib.error.HTTPError as error:
+            reason = f"dead link: HTTP {error.code} from {_host(url)}"
+            if error.code < 500 and error.code not in (408, 429):
+                break
+        except (OSError, ValueError) as error:
+            reason = f"dead link: no answer from {_host(url)} ({type(error).__name__})"
+    _dead(url).append(reason)
+    raise SampleError(reason)

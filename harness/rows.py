@@ -1,0 +1,169 @@
+"""A row: one record of a source under its native column names, as a task's `sample` reads it.
+
+What the files in `tasks/` share, so that each stays a page: cells that must not be empty, option
+texts written inside a question, the kind of an answer, chance. A row that cannot be used raises
+`ValueError` with a phrase that names the column; the source adds where it happened.
+
+Image columns arrive as `Image`s (or tuples of them) and may be absent: grading needs none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from string import ascii_uppercase
+from typing import Any
+
+from harness.types import AnswerType, Image
+
+Row = Mapping[str, Any]
+
+# The number of minutes in half a day: what a clock without a sun can show.
+_CLOCK_MINUTES = 12 * 60
+# Guessing a time with one minute of tolerance: three minutes are right.
+CLOCK_CHANCE = 3 / _CLOCK_MINUTES
+YES_NO_CHANCE = 0.5
+
+
+def text(row: Row, *names: str) -> str:
+    """The first of the columns `names` that is there, as text. ValueError when missing or empty.
+
+    >>> text({"answer": 3}, "label", "answer")
+    '3'
+    """
+    for name in names:
+        value = row.get(name)
+        if value is not None and str(value).strip():
+            return str(value)
+    empty = [name for name in names if name in row]
+    if empty:
+        raise ValueError(f"column {empty[0]!r} is empty")
+    raise ValueError(f"no column {' or '.join(map(repr, names))}")
+
+
+def texts(row: Row, name: str) -> tuple[str, ...]:
+    """A column that holds a list of texts, without empty ones. ValueError when none is left.
+
+    >>> texts({"answers": ["a", "", None, "b"]}, "answers")
+    ('a', 'b')
+    """
+    value = row.get(name)
+    items = [value] if isinstance(value, str | int | float) else list(value or ())
+    found = tuple(str(item) for item in items if item is not None and str(item).strip())
+    if not found:
+        raise ValueError(f"column {name!r} is empty" if name in row else f"no column {name!r}")
+    return found
+
+
+def images(row: Row, *names: str) -> tuple[Image, ...]:
+    """The images of the columns `names`, in order; absent and empty cells are passed over."""
+    found: list[Image] = []
+    for name in names or ("image",):
+        cell = row.get(name)
+        # A grading row may carry anything under an image's name (null, a path): only images count.
+        cells = cell if isinstance(cell, list | tuple) else (cell,)
+        found += [item for item in cells if hasattr(item, "decode") and hasattr(item, "sha256")]
+    return tuple(found)
+
+
+def columns(row: Row) -> dict[str, Any]:
+    """The row without its images: what scorers and headlines may read (`Sample.doc`)."""
+    return {name: value for name, value in row.items() if not _is_image(value)}
+
+
+def _is_image(value: object) -> bool:
+    if isinstance(value, tuple | list) and value:
+        value = value[0]
+    return hasattr(value, "sha256")
+
+
+def digest(content: str) -> str:
+    """Eight hex digits that stand for a text in an id."""
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+
+
+def letter(index: object, options: Sequence[str]) -> str:
+    """The letter of option `index`. ValueError when there is no such option.
+
+    >>> letter("2", ["a", "b", "c"])
+    'C'
+    """
+    position = int(str(index))
+    if not 0 <= position < len(options):
+        raise ValueError(f"answer {position} is not one of {len(options)} options")
+    return ascii_uppercase[position]
+
+
+_LETTERED_LINE = re.compile(r"^[ \t]*\(?([A-Z])[.):][ \t]+(.*\S)[ \t]*$", re.MULTILINE)
+_INLINE_OPTION = re.compile(r"\(?\b([A-Z])[):.]\s*(.+?)(?=,?\s*\(?\b[A-Z][):.]|\s*$)", re.DOTALL)
+
+
+@lru_cache(maxsize=65536)
+def lettered_lines(question: str) -> tuple[str, ...]:
+    r"""Option texts written as lines `A. text`, in order; () when they do not start at A.
+
+    >>> lettered_lines("Which bird?\nA. Mallard\nB. Barn Swallow\nAnswer briefly.")
+    ('Mallard', 'Barn Swallow')
+    """
+    return _in_order(_LETTERED_LINE.findall(question))
+
+
+@lru_cache(maxsize=65536)
+def inline_options(question: str) -> tuple[str, ...]:
+    r"""Option texts written after the word "Options:", as in MMStar.
+
+    >>> inline_options("Which?\nOptions: A: Street, market, B: Forest")
+    ('Street, market', 'Forest')
+    """
+    _, mark, rest = question.partition("Options:")
+    return _in_order(_INLINE_OPTION.findall(rest)) if mark else lettered_lines(question)
+
+
+def _in_order(found: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """Texts whose letters run A, B, C, ...; what breaks the run is left out."""
+    options: list[str] = []
+    for mark, option in found:
+        if len(options) < 26 and mark == ascii_uppercase[len(options)]:
+            options.append(option.strip())
+    return tuple(options) if len(options) > 1 else ()
+
+
+_CLOCK = re.compile(r"\d{1,2}:\d{2}")
+_INTEGER = re.compile(r"[-+]?\d{1,3}(,\d{3})+|[-+]?\d+")
+_DECIMAL = re.compile(r"[-+]?[$€£]?\d[\d,]*\.?\d*\s?%?")
+# Gold answers of the suite with more words than this are descriptions.
+_PHRASE_WORDS = 5
+
+
+def answer_type(answer: str) -> AnswerType:
+    """The kind of a gold answer, by its form.
+
+    >>> [answer_type(a) for a in ("Yes", "12", "3.5%", "10:08", "blue car")]
+    ['yes_no', 'integer', 'decimal', 'time', 'phrase']
+    """
+    plain = answer.strip().rstrip(".").lower()
+    if plain in ("yes", "no"):
+        return "yes_no"
+    if _INTEGER.fullmatch(plain):
+        return "integer"
+    if _DECIMAL.fullmatch(plain):
+        return "decimal"
+    if _CLOCK.fullmatch(plain):
+        return "time"
+    return "phrase" if len(plain.split()) <= _PHRASE_WORDS else "sentence"
+
+
+def chance(options: Sequence[object]) -> float:
+    """Score of guessing among `options`; 0 where there are none.
+
+    >>> chance(["a", "b", "c", "d"])
+    0.25
+    """
+    return 1 / len(options) if options else 0.0
+
+
+def open_chance(answer: str) -> float:
+    """Score of guessing an open answer: a half where it is yes or no, else nothing."""
+    return YES_NO_CHANCE if answer_type(answer) == "yes_no" else 0.0
