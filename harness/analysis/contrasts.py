@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from harness.analysis.matrix import Judged, label
+from harness.analysis.matrix import Judged, label, scorer_of
 from harness.analysis.options import JudgeOptions
 from harness.analysis.paired import (
     Floats,
@@ -31,6 +31,8 @@ from harness.analysis.paired import (
 from harness.analysis.scores import StageKey, StudyScores
 from harness.errors import IncompatibleError, Problem
 
+# Method of a difference between a checkpoint and itself, which is exactly 0.
+SAME = "same checkpoint"
 # One run's contrast: (column, benchmark) -> weight.
 CellWeights = Mapping[tuple[StageKey, str], float]
 
@@ -79,7 +81,7 @@ def part_of(judged: Judged, benchmark: str, runs: Sequence[CellWeights], signs: 
 def check_overlap(judged: Judged, benchmark: str, keys: Sequence[StageKey], limit: float) -> None:
     """Raise IncompatibleError if more than `limit` of the samples are not in all cells given."""
     known = np.isfinite(judged.columns(benchmark, sorted(set(keys))))
-    there = known.any(axis=0)
+    there = np.asarray(known.any(axis=0))
     if there.sum() < 2:
         return
     seen = known[:, there]
@@ -136,8 +138,9 @@ def _sampling(part: Part, level: float) -> PairedDifference:
         n_dropped=part.n_dropped,
     )
     if part.same and np.isfinite(found.delta):
-        zero = dict.fromkeys(("delta", "low", "high", "lower", "upper"), 0.0)
-        return replace(found, **zero, p_value=1.0, method="same checkpoint")
+        return replace(
+            found, delta=0.0, low=0.0, high=0.0, lower=0.0, upper=0.0, p_value=1.0, method=SAME
+        )
     return found
 
 
@@ -239,8 +242,6 @@ def difference_between(
     the base that all `after` share; else two independent sets of runs. Raises IncompatibleError
     when the cells were made in different ways or have different samples; NA for a missing cell.
     """
-    from harness.analysis.matrix import scorer_of
-
     judged = Judged(scores, scorer_of(scores, options.scorer))
     judged.check_settings(benchmarks, [*before, *after])
     for name in benchmarks:

@@ -65,7 +65,7 @@ class Trajectories:
 
     @property
     def recovered_share(self) -> float:
-        """Of the samples right at the base and wrong at the dip: the share right again; NaN if none."""
+        """Of those right at the base and wrong at the dip: the share right again; NaN if none."""
         n_lost = self.recovered + self.lost
         return self.recovered / n_lost if n_lost else float("nan")
 

@@ -247,7 +247,7 @@ def pareto(learned: Floats, kept: Floats) -> list[bool]:
     A point with a NaN is never on the front and beats none.
     """
     points = np.column_stack([learned, kept])
-    known = np.isfinite(points).all(axis=1)
+    known = np.asarray(np.isfinite(points).all(axis=1))
     flags = []
     for i, point in enumerate(points):
         better = (points >= point).all(axis=1) & (points > point).any(axis=1) & known

@@ -85,7 +85,7 @@ class Judged:
         cells = []
         for name, bench in self.scores.benchmarks.items():
             if self.scorer in bench.values:
-                there = np.isfinite(bench.values[self.scorer]).any(axis=0)
+                there = np.isfinite(bench.values[self.scorer]).any(axis=0).tolist()
                 cells += [(name, key) for j, key in enumerate(bench.columns) if there[j]]
         return frozenset(cells)
 

@@ -339,7 +339,9 @@ def subsets_of(n: int) -> Floats:
     if n <= ENUMERATE_UP_TO:
         numbers = np.arange(1, 2**n)[:, None]
         return np.asarray((numbers >> np.arange(n)) % 2, dtype=np.float64)
-    chosen = np.random.default_rng(n).random((N_SUBSETS, n), dtype=np.float32) < 0.5
+    # Thousands of groups get here when one of them outweighs the rest: fewer subsets will do.
+    n_subsets = min(N_SUBSETS, max(1000, 10_000_000 // n))
+    chosen = np.random.default_rng(n).random((n_subsets, n), dtype=np.float32) < 0.5
     return chosen[chosen.any(axis=1)].astype(np.float64)
 
 

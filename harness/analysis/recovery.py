@@ -68,11 +68,12 @@ def recovery(
 def recovery_of_contrasts(
     judged: Judged, gains: Sequence[CellWeights], losses: Sequence[CellWeights], *, level: float
 ) -> Recovery:
-    """Recovery of a mean over benchmarks and runs: `gains` S_t - S_s, `losses` S_0 - S_s, by run."""
+    """Recovery of a mean over benchmarks; by run, `gains` S_t - S_s and `losses` S_0 - S_s."""
     points = estimate(judged, gains, level=level)
     loss = estimate(judged, losses, level=level)
+    nan = float("nan")
     if not (points.known and loss.known):
-        return Recovery(points, loss, *[float("nan")] * 3, note=points.method)
+        return Recovery(points, loss, nan, nan, nan, points.method)
     n = len(gains)
     signs = np.full(n, 1 / n)
     spread = np.zeros((2, 2))
