@@ -111,15 +111,20 @@ def import_scores(
     )
 
 
-def _free_folder(results: Path, study: str, *, replace: bool) -> Path:
-    """Where the study will lie."""
+def study_folder(results: Path, study: str) -> Path:
+    """`results/<study>`, there or not. Raises ResultsError for a name that is a path."""
     if not _STUDY_NAME.fullmatch(study) or study.endswith("."):
         raise ResultsError(
             f"study name {study[:100]!r}",
             "expected letters, digits, '.', '_' and '-', beginning with a letter or digit, "
             "at most 100 characters",
         )
-    folder = results / study
+    return results / study
+
+
+def _free_folder(results: Path, study: str, *, replace: bool) -> Path:
+    """Where the study will lie."""
+    folder = study_folder(results, study)
     if not folder.exists():
         return folder
     kind = read_json(folder / STUDY_FILE).get("kind") if (folder / STUDY_FILE).is_file() else ""
