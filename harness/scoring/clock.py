@@ -1,0 +1,150 @@
+"""Clock times: hour and minute that an answer states, on the face of a clock of twelve hours.
+
+A clock face does not tell 3:45 from 15:45, so hours are compared modulo twelve; only a gold hour
+above twelve contradicts an explicit "am". The minute may be one off, as in the reference metric,
+and carries: 3:59 and 4:00 are one minute apart.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+from harness.scoring.plain import fold, plain, trim
+from harness.types import Sample, Score
+
+_ONES = "one two three four five six seven eight nine".split()
+_TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
+_HOURS = {word: value for value, word in enumerate([*_ONES, *_TEENS[:3]], start=1)}
+_MINUTES = {
+    **{word: value for value, word in enumerate([*_ONES, *_TEENS], start=1)},
+    **{word: 20 + 10 * at for at, word in enumerate("twenty thirty forty fifty".split())},
+    "quarter": 15,
+    "half": 30,
+}
+_HOUR_WORD = "|".join(sorted(_HOURS, key=len, reverse=True))
+_ONE_WORD = "|".join(_ONES)
+_TEEN_WORD = "|".join(sorted(_TEENS, key=len, reverse=True))
+_TENS_WORD = rf"(?:twenty|thirty|forty|fifty)(?:[\s-]+(?:{_ONE_WORD}))?"
+_HALF_DAY = r"(?:\s*(?P<half>[ap])\.?\s?m\b)?"
+_SPOKEN_HOUR = rf"(?P<hour>\d{{1,2}}|{_HOUR_WORD})(?![\w:])"
+_FORMS = tuple(
+    re.compile(form)
+    for form in (
+        r"(?<![\d:.])(?P<hour>\d{1,2})\s?:\s?(?P<minute>\d{1,2})(?::\d{2})?(?![\d:])" + _HALF_DAY,
+        r"(?<![\d:.])(?P<hour>\d{1,2})(?:\.|\s?h\s?)(?P<minute>\d{2})(?![\d.])" + _HALF_DAY,
+        rf"\b(?:(?:a )?(?P<minute>\d{{1,2}}|quarter|half|{_TENS_WORD}|{_TEEN_WORD}|{_ONE_WORD})"
+        rf"(?:\s+minutes?)?)\s+(?P<way>past|after|to|till|until|before)\s+{_SPOKEN_HOUR}"
+        r"(?:\s+o'?\s?clock)?" + _HALF_DAY,
+        rf"\b{_SPOKEN_HOUR}\s+hours?,?(?:\s+and)?\s+(?P<minute>\d{{1,2}})\s+minutes?\b",
+        rf"\b{_SPOKEN_HOUR}\s+(?:(?P<minute>{_TENS_WORD}|{_TEEN_WORD}|(?:oh?|zero)[\s-]+"
+        rf"(?:{_ONE_WORD}))(?!\w))" + _HALF_DAY,
+        rf"\b{_SPOKEN_HOUR}\s*o'?\s?clock" + _HALF_DAY,
+        r"\b(?P<hour>\d{1,2})\s*(?P<half>[ap])\.?\s?m\b",
+        r"\b(?P<hour>noon|midday|midnight)\b",
+    )
+)
+_WHOLE = re.compile(r"(?P<hour>\d{1,2}?)[\s-]?(?P<minute>\d{2})")
+_REFUSED = re.compile(r"\b(?:not|isn't)\b[^,;\n]*?(?=\bbut\b|[,;\n]|$)")
+_STRICT = re.compile(r"(\d{1,2}):(\d{2})")
+_FACE = 12 * 60
+_TOLERANCE = 1  # minutes, as in LMM_CL (which follows "It's About Time", arXiv:2111.09162)
+
+
+class Time(NamedTuple):
+    """An hour as written (0 to 24), a minute (0 to 59), and "a" or "p" where half a day is told."""
+
+    hour: int
+    minute: int
+    half: str = ""
+
+
+def _minute(text: str) -> int:
+    if text.isdigit():
+        return int(text)
+    return sum(_MINUTES.get(word, 0) for word in re.split(r"[\s-]+", text))
+
+
+def _time_of(match: re.Match[str]) -> Time | None:
+    parts = match.groupdict()
+    spoken = parts["hour"]
+    if spoken.isdigit():
+        hour = int(spoken)
+    else:
+        hour = 0 if spoken == "midnight" else _HOURS.get(spoken, 12)
+    minute = _minute(parts.get("minute") or "0")
+    if hour > 24 or minute > 59:
+        return None
+    if parts.get("way") in ("to", "till", "until", "before") and minute:
+        hour, minute = (hour - 1) % 24, 60 - minute
+    return Time(hour, minute, parts.get("half") or "")
+
+
+def read(response: str) -> Time | None:
+    """The one time that a response states; None for none, or for several.
+
+    >>> read("quarter past three"), read("It is 3:45 p.m."), read("twenty-five to 4")
+    (Time(hour=3, minute=15, half=''), Time(hour=3, minute=45, half='p'), Time(hour=3, minute=35, half=''))
+    >>> read("3:45 or 9:15"), read("45:15"), read("3")
+    (None, None, None)
+    """
+    text = _REFUSED.sub(" ", plain(response)).strip()
+    whole = _WHOLE.fullmatch(text)
+    if whole:
+        return _time_of(whole)
+    times = []
+    for form in _FORMS:
+        for match in form.finditer(text):
+            time = _time_of(match)
+            if time is None:
+                return None
+            times.append(time)
+        # What one form has read is not read again by the next.
+        text = form.sub(" | ", text)
+    faces = {_face_minutes(time) for time in times}
+    return times[0] if len(faces) == 1 else None
+
+
+def _face_minutes(time: Time) -> int:
+    return (time.hour * 60 + time.minute) % _FACE
+
+
+@lru_cache(maxsize=65536)
+def _gold_time(gold: str) -> Time | None:
+    return read(gold)
+
+
+def _apart(first: int, second: int, cycle: int) -> int:
+    return min((first - second) % cycle, (second - first) % cycle)
+
+
+def _contradicts(given: Time, gold: Time) -> bool:
+    """True for "3:45 am" against 15:45: the only case where a face is not enough."""
+    return gold.hour > 12 and given.half == "a"
+
+
+def _score(sample: Sample, given: Time | None) -> Score:
+    gold = _gold_time(sample.answers[0])
+    hour = minute = both = False
+    if given and gold:
+        both = _apart(_face_minutes(given), _face_minutes(gold), _FACE) <= _TOLERANCE
+        both = both and not _contradicts(given, gold)
+        hour = both or (given.hour % 12 == gold.hour % 12 and not _contradicts(given, gold))
+        minute = _apart(given.minute, gold.minute, 60) <= _TOLERANCE
+    metrics = {"hour": float(hour), "minute": float(minute), "both": float(both)}
+    return Score(float(both), [given.hour, given.minute] if given else None, metrics)
+
+
+def strict(sample: Sample, response: str) -> Score:
+    """1 if the response is HH:MM and nothing else but a final period, at most a minute off."""
+    match = _STRICT.fullmatch(trim(fold(response))) if response.isascii() else None
+    time = Time(int(match[1]), int(match[2])) if match else None
+    if time and (time.hour > 24 or time.minute > 59):
+        time = None
+    return _score(sample, time)
+
+
+def lenient(sample: Sample, response: str) -> Score:
+    """1 if the only time that the response states, however said, is at most a minute off."""
+    return _score(sample, read(response))

@@ -1,0 +1,75 @@
+"""Yes and no: what a response to a question of two answers says."""
+
+from __future__ import annotations
+
+import re
+
+from harness.scoring.plain import fold, plain, plain_gold, readings, trim
+from harness.types import Sample, Score
+
+_WORDS = {
+    **dict.fromkeys(("yes", "yeah", "yep", "yup", "true", "correct", "y"), "yes"),
+    **dict.fromkeys(("no", "nope", "nah", "false", "incorrect", "n"), "no"),
+}
+_YES = re.compile(r"(?:yes|yeah|yep|yup)(?![\w'-])")
+# "no dogs" is a count; "no", "no, ..." and "no it isn't" are answers.
+_NO = re.compile(
+    r"(?:nope|nah|no(?=\s*(?:$|[,.;:!\n(]|(?:it|there|this|that|he|she|they|the|i|we|you)\b)))"
+    r"(?![\w'-])"
+)
+_BOTH = re.compile(r"\byes\b.{0,12}\bno\b|\bno\b.{0,12}\byes\b", re.DOTALL)
+_UNSURE = re.compile(
+    r"\b(?:not (?:sure|certain|clear|possible to)|unsure|unclear|uncertain|maybe|perhaps|possibly"
+    r"|cannot|can't|don't know|do not know|no idea|no way to|hard to|difficult to|impossible to"
+    r"|it depends|either|or)\b"
+)
+_DENIED = re.compile(
+    r"(?:no,? )?(?:(?:there|it|this|that|he|she|they|the \S+(?: \S+)?) )"
+    r"(?:(?:is|are|was|were|do|does|did|has|have|can|could)(?:n't| not)\b"
+    r"|(?:is|are|was|were|has|have) (?:no|none|never)\b)"
+)
+_AFFIRMED = re.compile(r"there (?:is|are|was|were) (?!no\b|not\b|none\b|n't)")
+
+
+def read(response: str) -> str | None:
+    """ "yes", "no", or None where the response says neither or both.
+
+    >>> read("Yes, there is a cat."), read("There is no cat in the image."), read("yes or no")
+    ('yes', 'no', None)
+    >>> read("noon"), read("I'm not sure"), read("3")
+    (None, None, None)
+    """
+    text = plain(response)
+    if not text:
+        return None
+    if text in _WORDS:
+        return _WORDS[text]
+    if _BOTH.search(text):
+        return None
+    for reading in readings(text):
+        if _YES.match(reading):
+            return "yes"
+        if _NO.match(reading):
+            return "no"
+        if len(reading) > 1 and reading in _WORDS:
+            return _WORDS[reading]
+    if _UNSURE.search(text):
+        return None
+    if _DENIED.match(text):
+        return "no"
+    return "yes" if _AFFIRMED.match(text) else None
+
+
+def strict(sample: Sample, response: str) -> Score:
+    """1 if the response is the word itself, but for case and a final period."""
+    word = trim(fold(response))
+    parsed = word if word in ("yes", "no") else None
+    value = float(parsed is not None and parsed == plain_gold(sample.answers[0]))
+    return Score(value, parsed, {"accuracy": value})
+
+
+def lenient(sample: Sample, response: str) -> Score:
+    """1 if the response says yes or no, as the gold does."""
+    parsed = read(response)
+    value = float(parsed is not None and parsed == plain_gold(sample.answers[0]))
+    return Score(value, parsed, {"accuracy": value})
