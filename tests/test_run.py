@@ -1,0 +1,135 @@
+"""A sweep answers what is owed, once; survives interruption; reports what cannot run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from replay import ReplayEngine
+
+from harness.errors import DataError
+from harness.plan import Benchmark, Cell, Plan
+from harness.report.live import PlainLines, Quiet
+from harness.run import sweep
+from harness.scoring import phrase
+from harness.store import Store, cell_id
+from harness.types import Checkpoint, Sample, Source, Stage, StageKey, Task
+
+SAMPLES = [Sample(str(i), f"question {i}", ("red",), group=str(i // 2)) for i in range(200)]
+
+
+def make_task(name: str) -> Task:
+    return Task(
+        name=name, title=name, role="held_out", metric="accuracy", source=Source("", "test", ()),
+        sample=lambda row, index: SAMPLES[index], prompts={"fixed": lambda sample: sample.question},
+        scorers={"strict": phrase.strict, "lenient": phrase.lenient},
+    )  # fmt: skip
+
+
+def make_plan(store: Store, n_checkpoints: int = 3, load=lambda: SAMPLES) -> Plan:
+    benchmarks = {
+        name: Benchmark(make_task(name), "held_out", name * 16, len(SAMPLES), load)
+        for name in ("a", "b")
+    }
+    checkpoints = [Checkpoint(f"/ckpt/{k}", f"f{k}", "/ckpt/0") for k in range(n_checkpoints)]
+    stages = [
+        (Stage(StageKey("base" if k == 0 else "s", "0", k), f"stage{k}"), checkpoint)
+        for k, checkpoint in enumerate(checkpoints)
+    ]
+    cells = []
+    for checkpoint in checkpoints:
+        for name in benchmarks:
+            signature = {"checkpoint": checkpoint.fingerprint, "task": name, "scoring": "generate"}
+            owed = not store.is_sealed(name, cell_id(signature))
+            cells.append(Cell(name, checkpoint, signature, len(SAMPLES), owed))
+    return Plan(benchmarks, stages, cells)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "results" / "study")
+
+
+def cells_of(store: Store) -> dict[str, bytes]:
+    files = sorted((store.folder / "cells").rglob("*.*"))
+    return {f"{f.parent.name}/{f.name}": f.read_bytes() for f in files}
+
+
+def red(checkpoint: Checkpoint, request) -> str:
+    return f"{checkpoint.fingerprint} {request.sample_id}"
+
+
+def test_every_owed_cell_is_answered_once_on_one_engine(store: Store):
+    engine = ReplayEngine(red)
+    outcome = sweep(make_plan(store), store, "fixed", lambda: engine, Quiet())
+    assert (outcome.n_answered, outcome.n_sealed, outcome.failures) == (1200, 6, [])
+    assert engine.loaded == ["f0", "f1", "f2"] and engine.closed
+    assert len(set(engine.asked)) == 600 and len(engine.asked) == 1200
+    table = store.read_cell("b", make_plan(store).cells[3].id)[0]
+    assert table["sample_id"].to_pylist() == [s.id for s in SAMPLES]
+    assert table["text"].to_pylist()[7] == "f1 7"
+
+
+def test_a_second_sweep_starts_no_engine(store: Store):
+    sweep(make_plan(store), store, "fixed", lambda: ReplayEngine(red), Quiet())
+
+    def no_engine():
+        raise AssertionError("an engine was started for nothing")
+
+    outcome = sweep(make_plan(store), store, "fixed", no_engine, Quiet())
+    assert outcome.n_answered == 0 and outcome.exit_code == 0
+
+
+def test_interrupted_sweeps_end_with_the_same_bytes(store: Store, tmp_path: Path):
+    whole = Store(tmp_path / "whole" / "study")
+    sweep(make_plan(whole), whole, "fixed", lambda: ReplayEngine(red), Quiet())
+    asked: list[tuple[str, str]] = []
+    for stop in (3, 130, 333, 64, None):
+        engine = ReplayEngine(red, stop_after=stop)
+        outcome = sweep(make_plan(store), store, "fixed", lambda e=engine: e, Quiet())
+        asked += engine.asked
+        assert outcome.interrupted == (stop is not None)
+        assert outcome.exit_code == (130 if outcome.interrupted else 0)
+    assert cells_of(store) == cells_of(whole)
+    assert len(asked) == 1200, "an answered request was asked again"
+
+
+def test_a_checkpoint_that_cannot_be_loaded_is_reported_and_the_rest_is_done(store: Store):
+    engine = ReplayEngine(red, broken=["f1"])
+    outcome = sweep(make_plan(store), store, "fixed", lambda: engine, Quiet())
+    assert outcome.n_sealed == 4
+    assert [f.what for f in outcome.failures] == ["s stage1"]
+    assert "lm_head.weight is missing" in outcome.failures[0].why
+    assert outcome.exit_code == 6
+
+
+def test_a_task_that_cannot_be_read_is_reported_and_the_rest_is_done(store: Store):
+    def load() -> Sequence[Sample]:
+        raise DataError("a", "column 'answer' is missing; found: question")
+
+    plan = make_plan(store)
+    broken = Benchmark(make_task("a"), "held_out", "a" * 16, 200, load)
+    plan = Plan({**plan.benchmarks, "a": broken}, plan.stages, plan.cells)
+    outcome = sweep(plan, store, "fixed", lambda: ReplayEngine(red), Quiet())
+    assert outcome.n_sealed == 3 and {f.what for f in outcome.failures} == {"a"}
+
+
+def test_failed_samples_are_stored_as_failures(store: Store):
+    engine = ReplayEngine(lambda c, r: None if r.sample_id == "5" else "red")
+    outcome = sweep(make_plan(store, 1), store, "fixed", lambda: engine, Quiet())
+    assert outcome.n_failed == 2
+    table, metadata = store.read_cell("a", make_plan(store, 1).cells[0].id)
+    row = table.to_pylist()[5]
+    assert (row["status"], row["text"], row["reason"]) == ("failed", "", "no picture")
+    assert metadata["n_failed"] == 1
+
+
+def test_plain_lines_name_checkpoint_rate_and_failures(store: Store, capsys):
+    from rich.console import Console
+
+    engine = ReplayEngine(lambda c, r: None if r.sample_id == "5" else "red")
+    watch = PlainLines(Console(width=200))
+    sweep(make_plan(store, 1), store, "fixed", lambda: engine, watch)
+    out = capsys.readouterr().out
+    assert "loading stage0" in out and "400/400 samples" in out and "2 failed" in out
