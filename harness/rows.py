@@ -1,7 +1,7 @@
 """A row: one record of a source under its native column names, as a task's `sample` reads it.
 
-What the files in `tasks/` share, so that each stays a page: cells that must not be empty, option
-texts written inside a question, the kind of an answer, chance. A row that cannot be used raises
+What the files in `tasks/` share, so that each stays a page: cells that must not be empty, options,
+the kind of an answer, chance. A row that cannot be used raises
 `ValueError` with a phrase that names the column; the source adds where it happened.
 
 Image columns arrive as `Image`s (or tuples of them) and may be absent: grading needs none.
@@ -12,11 +12,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from string import ascii_uppercase
 from typing import Any
 
-from harness.types import AnswerType, Image
+from harness.types import AnswerType, Image, Sample
 
 Row = Mapping[str, Any]
 
@@ -96,40 +95,6 @@ def letter(index: object, options: Sequence[str]) -> str:
     return ascii_uppercase[position]
 
 
-_LETTERED_LINE = re.compile(r"^[ \t]*\(?([A-Z])[.):][ \t]+(.*\S)[ \t]*$", re.MULTILINE)
-_INLINE_OPTION = re.compile(r"\(?\b([A-Z])[):.]\s*(.+?)(?=,?\s*\(?\b[A-Z][):.]|\s*$)", re.DOTALL)
-
-
-@lru_cache(maxsize=65536)
-def lettered_lines(question: str) -> tuple[str, ...]:
-    r"""Option texts written as lines `A. text`, in order; () when they do not start at A.
-
-    >>> lettered_lines("Which bird?\nA. Mallard\nB. Barn Swallow\nAnswer briefly.")
-    ('Mallard', 'Barn Swallow')
-    """
-    return _in_order(_LETTERED_LINE.findall(question))
-
-
-@lru_cache(maxsize=65536)
-def inline_options(question: str) -> tuple[str, ...]:
-    r"""Option texts written after the word "Options:", as in MMStar.
-
-    >>> inline_options("Which?\nOptions: A: Street, market, B: Forest")
-    ('Street, market', 'Forest')
-    """
-    _, mark, rest = question.partition("Options:")
-    return _in_order(_INLINE_OPTION.findall(rest)) if mark else lettered_lines(question)
-
-
-def _in_order(found: Sequence[tuple[str, str]]) -> tuple[str, ...]:
-    """Texts whose letters run A, B, C, ...; what breaks the run is left out."""
-    options: list[str] = []
-    for mark, option in found:
-        if len(options) < 26 and mark == ascii_uppercase[len(options)]:
-            options.append(option.strip())
-    return tuple(options) if len(options) > 1 else ()
-
-
 _CLOCK = re.compile(r"\d{1,2}:\d{2}")
 _INTEGER = re.compile(r"[-+]?\d{1,3}(,\d{3})+|[-+]?\d+")
 _DECIMAL = re.compile(r"[-+]?[$€£]?\d[\d,]*\.?\d*\s?%?")
@@ -167,3 +132,16 @@ def chance(options: Sequence[object]) -> float:
 def open_chance(answer: str) -> float:
     """Score of guessing an open answer: a half where it is yes or no, else nothing."""
     return YES_NO_CHANCE if answer_type(answer) == "yes_no" else 0.0
+
+
+def clock_sample(row: Row, index: int) -> Sample:
+    """A sample of the clock sets, which share their columns: image, question, answer "HH:MM"."""
+    return Sample(
+        id=f"{index:06d}",
+        question=text(row, "question").replace("\n<image>", ""),
+        answers=(text(row, "answer"),),
+        images=images(row),
+        answer_type="time",
+        chance=CLOCK_CHANCE,
+        doc=columns(row),
+    )

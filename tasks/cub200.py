@@ -1,8 +1,9 @@
 """CUB-200: the species of a bird among 26 options that are written in the question."""
 
 from harness.prompts import LETTER, printed_settings
-from harness.rows import Row, chance, columns, images, lettered_lines, text
+from harness.rows import Row, chance, columns, images, text
 from harness.scoring import SCORERS
+from harness.scoring.choice import inline_options
 from harness.types import Decoding, Prompt, Sample, Source, Task
 
 # The reference's setting has no line break before its instruction, and neither has its intended
@@ -12,7 +13,7 @@ POST = LETTER.lstrip("\n")
 
 def sample(row: Row, index: int) -> Sample:
     question = text(row, "question").replace("\n<image>", "").replace("<image>", "")
-    options = lettered_lines(question)
+    options = inline_options(question)
     return Sample(
         id=f"{index:06d}",
         question=question,

@@ -1,8 +1,9 @@
 """MMStar: 1,500 questions that cannot be answered without their picture, in 18 categories."""
 
 from harness.prompts import LETTER, both, place_images
-from harness.rows import Row, chance, columns, images, inline_options, text
+from harness.rows import Row, chance, columns, images, text
 from harness.scoring import SCORERS
+from harness.scoring.choice import inline_options
 from harness.types import BY_PIXELS, Decoding, Headline, Prompt, Sample, Source, Task
 
 

@@ -4,11 +4,10 @@ The original rows hold addresses and hashes of pictures; mirrors hold the pictur
 as answer ("There are 3 dogs in this image.").
 """
 
-import re
-
 from harness.prompts import place_images, printed_settings
 from harness.rows import Row, columns, images, text
 from harness.scoring import SCORERS
+from harness.scoring.number import count_of_gold, written
 from harness.types import BY_PIXELS, MAJORITY, Decoding, Prompt, Sample, Source, Task
 
 POST = (
@@ -22,11 +21,11 @@ def sample(row: Row, index: int) -> Sample:
     else:
         question = f"How many {text(row, 'label')} are in this image?"
     answer = text(row, "count", "answer")
-    digits = re.search(r"\d+", answer.replace(",", ""))
+    count = count_of_gold(answer)
     return Sample(
         id=f"{index:06d}",
         question=question,
-        answers=(digits[0] if digits else answer,),
+        answers=(answer if count is None else written(count),),
         images=images(row),
         group=str(row.get("image_sha256") or BY_PIXELS),
         answer_type="integer",

@@ -1,15 +1,16 @@
 """RealWorldQA: spatial questions on photographs, often from a car; each says how to answer."""
 
 from harness.prompts import both, place_images
-from harness.rows import Row, answer_type, chance, columns, images, lettered_lines, text
+from harness.rows import Row, answer_type, chance, columns, images, text
 from harness.rows import open_chance as chance_of_open
 from harness.scoring import SCORERS
+from harness.scoring.choice import inline_options
 from harness.types import Decoding, Prompt, Sample, Source, Task
 
 
 def sample(row: Row, index: int) -> Sample:
     question, answer = text(row, "question"), text(row, "answer")
-    options = lettered_lines(question)
+    options = inline_options(question)
     is_letter = answer.strip().upper() in "ABCDEFGH"[: len(options)]
     return Sample(
         id=f"{index:06d}",
