@@ -11,22 +11,22 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
+from harness.scoring.number_words import TO_TWENTY
 from harness.scoring.plain import fold, plain, trim
 from harness.types import Sample, Score
 
-_ONES = "one two three four five six seven eight nine".split()
-_TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
-_HOURS = {word: value for value, word in enumerate([*_ONES, *_TEENS[:3]], start=1)}
+_TENS = ("twenty", "thirty", "forty", "fifty")
+_HOURS = {word: value for value, word in enumerate(TO_TWENTY[1:13], start=1)}
 _MINUTES = {
-    **{word: value for value, word in enumerate([*_ONES, *_TEENS], start=1)},
-    **{word: 20 + 10 * at for at, word in enumerate("twenty thirty forty fifty".split())},
+    **{word: value for value, word in enumerate(TO_TWENTY[:20])},
+    **{word: 10 * value for value, word in enumerate(_TENS, start=2)},
     "quarter": 15,
     "half": 30,
 }
 _HOUR_WORD = "|".join(sorted(_HOURS, key=len, reverse=True))
-_ONE_WORD = "|".join(_ONES)
-_TEEN_WORD = "|".join(sorted(_TEENS, key=len, reverse=True))
-_TENS_WORD = rf"(?:twenty|thirty|forty|fifty)(?:[\s-]+(?:{_ONE_WORD}))?"
+_ONE_WORD = "|".join(TO_TWENTY[1:10])
+_TEEN_WORD = "|".join(sorted(TO_TWENTY[10:20], key=len, reverse=True))
+_TENS_WORD = rf"(?:{'|'.join(_TENS)})(?:[\s-]+(?:{_ONE_WORD}))?"
 _HALF_DAY = r"(?:\s*(?P<half>[ap])\.?\s?m\b)?"
 _SPOKEN_HOUR = rf"(?P<hour>\d{{1,2}}|{_HOUR_WORD})(?![\w:])"
 _FORMS = tuple(
@@ -84,8 +84,10 @@ def _time_of(match: re.Match[str]) -> Time | None:
 def read(response: str) -> Time | None:
     """The one time that a response states; None for none, or for several.
 
-    >>> read("quarter past three"), read("It is 3:45 p.m."), read("twenty-five to 4")
-    (Time(hour=3, minute=15, half=''), Time(hour=3, minute=45, half='p'), Time(hour=3, minute=35, half=''))
+    >>> read("quarter past three")
+    Time(hour=3, minute=15, half='')
+    >>> read("It is 3:45 p.m.")[:2], read("twenty-five to 4")[:2], read("three forty-five")[:2]
+    ((3, 45), (3, 35), (3, 45))
     >>> read("3:45 or 9:15"), read("45:15"), read("3")
     (None, None, None)
     """
@@ -104,6 +106,15 @@ def read(response: str) -> Time | None:
         text = form.sub(" | ", text)
     faces = {_face_minutes(time) for time in times}
     return times[0] if len(faces) == 1 else None
+
+
+def is_time(text: str) -> bool:
+    """True where a plain text is a time and nothing else.
+
+    >>> is_time("3:45 pm"), is_time("345"), is_time("at 3:45")
+    (True, False, False)
+    """
+    return any(form.fullmatch(text) for form in _FORMS) and read(text) is not None
 
 
 def _face_minutes(time: Time) -> int:

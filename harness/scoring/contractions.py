@@ -19,12 +19,12 @@ oughtn't shan't should've shouldn't somebody'll somebody's someone'd someone'll 
 something'd something'll that's there'd there're there's they'd they'll they're they've wasn't
 we've weren't what'll what're what's what've when's where'd where's where've who'd who'll who's
 who've why'll why're why's won't would've wouldn't y'all you'd you'll you're you've
-""".split()
+"""
 
 _TWO_APOSTROPHES = """
 couldn't've hadn't've he'd've it'd've mightn't've she'd've shouldn't've somebody'd've someone'd've
 something'd've there'd've they'd've who'd've wouldn't've you'd've y'all'll
-""".split()
+"""
 
 _IRREGULAR = {
     "ow's'at": "'ow's'at",
@@ -51,8 +51,8 @@ def _misspellings(word: str) -> list[str]:
 
 
 CONTRACTIONS: Mapping[str, str] = {
-    **{wrong: word for word in _ONE_APOSTROPHE for wrong in _misspellings(word)},
-    **{wrong: word for word in _TWO_APOSTROPHES for wrong in _misspellings(word)},
+    **{wrong: word for word in _ONE_APOSTROPHE.split() for wrong in _misspellings(word)},
+    **{wrong: word for word in _TWO_APOSTROPHES.split() for wrong in _misspellings(word)},
     **_IRREGULAR,
 }
 """Misspelt lower-case word -> the word with its apostrophes."""

@@ -12,13 +12,9 @@ import re
 from functools import lru_cache
 
 from harness.scoring.contractions import CONTRACTIONS
+from harness.scoring.number_words import TO_TWENTY
 
-_NUMBER_WORDS = {
-    word: str(number)
-    for number, word in enumerate(
-        "zero one two three four five six seven eight nine ten".split(),
-    )
-} | {"none": "0"}
+_NUMBER_WORDS = {word: str(number) for number, word in enumerate(TO_TWENTY[:11])} | {"none": "0"}
 _ARTICLES = frozenset({"a", "an", "the"})
 _MARKS = ';/[]"{}()=+\\_-><@`,?!'
 _COMMA_IN_NUMBER = re.compile(r"(?<=\d),+(?=\d)")
@@ -31,7 +27,7 @@ def punctuation(text: str) -> str:
     """`text` with marks removed (beside a space) or turned into spaces (inside a word).
 
     >>> punctuation("t-shirt (red)")
-    't shirt red'
+    't shirt red '
     >>> punctuation("1,000 t-shirts")
     '1000 tshirts'
     """

@@ -16,12 +16,9 @@ from functools import lru_cache
 from typing import Any
 
 from harness.scoring import lmms_eval
+from harness.scoring.number_words import TO_TWENTY
 from harness.types import Sample, Score, Scorer
 
-_COUNT_WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-    "fifteen sixteen seventeen eighteen nineteen twenty"
-).split()
 _DIGITS = re.compile(r"\d+")
 # Python refuses to read integers of more digits than this; the program would stop with an error.
 _MOST_DIGITS = 4300
@@ -87,8 +84,8 @@ def _inline_options(question: str) -> Mapping[str, str]:
 def _realworldqa(sample: Sample, response: str) -> Score:
     lowered = response.lower()
     # Filter 1: a response that is nothing but a number word to ten (not stripped yet).
-    if lowered in _COUNT_WORDS[:11]:
-        response = str(_COUNT_WORDS.index(lowered))
+    if lowered in TO_TWENTY[:11]:
+        response = str(TO_TWENTY.index(lowered))
     # Filter 2: the option text that stands first; of several at one place, the first option.
     parsed = _NOT_WORD.sub("", response).strip()
     options = _inline_options(str(sample.doc["question"]))
@@ -114,7 +111,7 @@ def pixmo_count_of(text: str) -> int | None:
     (7, 1, 15)
     """
     text = text.lower().replace(".", "")
-    for number, word in enumerate(_COUNT_WORDS):
+    for number, word in enumerate(TO_TWENTY):
         if word in text:
             text = text.replace(word, str(number))
     return _first_integer(text)
@@ -129,7 +126,7 @@ def countbench_count_of(text: str) -> int | None:
     text = text.lower().replace(".", "")
     if _DIGITS.search(text):
         return _first_integer(text)
-    return next((number for number, word in enumerate(_COUNT_WORDS) if word in text), None)
+    return next((number for number, word in enumerate(TO_TWENTY) if word in text), None)
 
 
 @lru_cache(maxsize=65536)

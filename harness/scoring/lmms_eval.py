@@ -24,6 +24,7 @@ from rapidfuzz.distance import Levenshtein
 
 from harness.scoring import eval_ai
 from harness.scoring.mmmu_answer import choice_of, open_candidates, open_is_right
+from harness.scoring.number_words import TO_TWENTY
 from harness.types import Sample, Score, Scorer
 
 _REASONING_TAGS = (("<think>", "</think>"), ("<analysis>", "</analysis>"))
@@ -363,13 +364,7 @@ def _ocr_text(text: str) -> str:
     return text.translate(_FULL_WIDTH).lower().strip().replace("\n", " ")
 
 
-_COUNT_WORDS = {
-    word: str(number)
-    for number, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-        "fifteen sixteen seventeen eighteen nineteen twenty".split()
-    )
-} | {"none": "0"}
+_COUNT_WORDS = {word: str(number) for number, word in enumerate(TO_TWENTY)} | {"none": "0"}
 
 
 def _countbench(doc: Mapping[str, Any], response: str) -> Score:

@@ -80,7 +80,7 @@ def _normal_forms(text: str) -> list[Candidate]:
 def open_candidates(response: str) -> list[Candidate]:
     """Everything that the official parser takes as an open answer, without order.
 
-    >>> open_candidates("so x = 1,250.0")
+    >>> open_candidates("so x = 1250.0")
     [1250.0]
     """
     phrases = _key_phrases(response)

@@ -10,22 +10,13 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from harness.scoring.number_words import TO_TWENTY
 from harness.scoring.plain import fold, plain, trim
 from harness.types import Sample, Score
 
-_UNITS = {
-    word: value
-    for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-        "fifteen sixteen seventeen eighteen nineteen".split()
-    )
-}
-_TENS = {
-    word: 10 * value
-    for value, word in enumerate(
-        "twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2
-    )
-}
+_UNITS = {word: value for value, word in enumerate(TO_TWENTY[:20])}
+_TENS_NAMES = "twenty thirty forty fifty sixty seventy eighty ninety"
+_TENS = {word: 10 * value for value, word in enumerate(_TENS_NAMES.split(), start=2)}
 _DIGIT = "|".join(list(_UNITS)[1:10])
 _BELOW_20 = "|".join(list(_UNITS)[:0:-1])
 _BELOW_100 = rf"(?:(?:{'|'.join(_TENS)})(?:[\s-]+(?:{_DIGIT}))?|{_BELOW_20})"

@@ -39,10 +39,10 @@ def contains(text: str, gold: str) -> bool:
         )
         # "2.5" does not stand in "2.50", nor "50" in "2.50".
         joined = joined or bool(
-            re.match(r"[.,]\d", text[end : end + 2])
-            and gold[-1].isdigit()
-            or re.match(r"\d[.,]\Z", text[max(0, at - 2) : at])
-            and gold[0].isdigit()
+            (re.match(r"[.,]\d", text[end : end + 2])
+            and gold[-1].isdigit())
+            or (re.match(r"\d[.,]\Z", text[max(0, at - 2) : at])
+            and gold[0].isdigit())
         )
         hedged = _AFTER_HEDGE.match(text, end) or _BEFORE_HEDGE.search(text[max(0, at - 24) : at])
         if not joined and not hedged:

@@ -13,14 +13,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from harness.scoring.contractions import CONTRACTIONS
+from harness.scoring.number_words import TO_TWENTY
 from harness.scoring.phrase import candidates
 from harness.scoring.plain import fold, plain, plain_gold
 from harness.types import Sample, Score
 
-_NUMBER_WORDS = {
-    word: str(value)
-    for value, word in enumerate("zero one two three four five six seven eight nine ten".split())
-} | {"none": "0"}
+_NUMBER_WORDS = {word: str(value) for value, word in enumerate(TO_TWENTY[:11])} | {"none": "0"}
 _ARTICLES = frozenset({"a", "an", "the"})
 _COMMA = re.compile(r"(?<=\d),(?=\d)")
 _PERIOD = re.compile(r"\.(?!\d)")
