@@ -8,10 +8,16 @@ family differ in every tensor and share everything else: they stand for two stag
 
 from __future__ import annotations
 
+import hashlib
+import io
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
+from PIL import Image as PILImage
 
 Family = Literal["llava_onevision", "llava_next", "qwen2_5_vl"]
 FAMILIES: tuple[Family, ...] = ("llava_onevision", "llava_next", "qwen2_5_vl")
@@ -70,6 +76,36 @@ def make_checkpoint(
     if keys == "hub":
         rewrite_tensors(folder, lambda name, tensor: (hub_name(name), tensor))
     return folder
+
+
+@dataclass(frozen=True)
+class MemoryImage:
+    """A picture held as PNG bytes; bytes that are no picture fail when they are decoded."""
+
+    data: bytes
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+    def read(self) -> bytes:
+        return self.data
+
+    def decode(self) -> PILImage.Image:
+        from harness.errors import SampleError
+
+        try:
+            return PILImage.open(io.BytesIO(self.data)).convert("RGB")
+        except OSError:
+            raise SampleError("the picture cannot be decoded") from None
+
+
+def noise_image(seed: int, width: int = 48, height: int = 48) -> MemoryImage:
+    """A picture of random pixels: every seed another one."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    PILImage.fromarray(pixels).save(stream, "PNG")
+    return MemoryImage(stream.getvalue())
 
 
 def hub_name(name: str) -> str:

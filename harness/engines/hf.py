@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import AutoModelForImageTextToText, GenerationConfig
 from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 
@@ -62,6 +63,9 @@ class HFEngine:
     """Greedy answers and choice log-likelihoods from one live transformers model."""
 
     def __init__(self, options: HFOptions, identity: Mapping[str, str]):
+        # The harness has its own progress display, and every key is checked here.
+        transformers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.set_verbosity_error()
         self.identity = identity
         self.starts = 0
         """Models built from nothing; 1 for a whole study of one architecture."""
@@ -152,6 +156,8 @@ class HFEngine:
         if problems:
             raise CheckpointError(str(folder), shortened(problems))
         model.eval()
+        # `generate` would fill in whatever its own configuration leaves open from this one.
+        model.generation_config = GenerationConfig()
         self.starts += 1
         live = _Live(
             architecture=kind,
