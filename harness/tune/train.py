@@ -25,11 +25,13 @@ import torch
 import transformers
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments
+from transformers import AutoModelForImageTextToText, Trainer, TrainingArguments
 
 from harness import checkpoints, components
+from harness.engines.inputs import Inputs
+from harness.engines.prompts import Prompter
 from harness.errors import CheckpointError
-from harness.tune.batches import IGNORED, Collator, Dataset, Examples, fingerprint
+from harness.tune.batches import IGNORED, Collator, Dataset, Encoder, Examples, fingerprint
 from harness.tune.recipe import (
     Distillation,
     Recipe,
@@ -38,6 +40,7 @@ from harness.tune.recipe import (
     read_record,
     write_record,
 )
+from harness.types import Checkpoint
 
 Progress = Callable[[int, int, float | None], None]
 """Called after each optimiser step with (steps done, steps in all, loss or None)."""
@@ -100,9 +103,10 @@ def tune_stage(
         model, dtype = _load(job)
     _freeze(model, job)
     model = _adapted(model, job) if recipe.lora else model
-    processor = AutoProcessor.from_pretrained(processor_path or _weights_of(base))
-    dataset = Dataset(examples)
-    trainer = _trainer(model, job, dataset, Collator(processor, dataset.counts), progress)
+    inputs = Inputs(_prompter(processor_path or _weights_of(base)), limit_bytes=0)
+    dataset = Dataset(examples, Encoder(inputs))
+    collator = Collator(_pad(inputs.prompter.tokenizer), dataset.counts)
+    trainer = _trainer(model, job, dataset, collator, progress)
     state = _state(work)
     with _quiet(), _measured(device) as cost:
         trainer.train(resume_from_checkpoint=state)
@@ -204,6 +208,15 @@ def _load(job: _Job) -> tuple[nn.Module, torch.dtype]:
     if job.recipe.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model, stored
+
+
+def _prompter(folder: Path) -> Prompter:
+    return Prompter(Checkpoint(path=str(folder), fingerprint="", processor_path=str(folder)))
+
+
+def _pad(tokenizer: Any) -> int:
+    found = tokenizer.pad_token_id
+    return int(tokenizer.eos_token_id if found is None else found)
 
 
 def _freeze(model: nn.Module, job: _Job) -> None:
