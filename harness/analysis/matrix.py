@@ -72,33 +72,41 @@ class Judged:
             for name, bench in scores.benchmarks.items()
         }
 
-    def with_scorer(self, scorer: str) -> Judged:
-        """The same study under another scorer."""
-        return Judged(self.scores, scorer)
-
     def has(self, benchmark: str, key: StageKey) -> bool:
         """Whether any sample of the cell has a score."""
-        return (benchmark, key) in self._cells
+        return (benchmark, key) in self._means
+
+    def mean(self, benchmark: str, key: StageKey) -> float:
+        """The (weighted) mean score of a cell; NaN where it is missing."""
+        return self._means.get((benchmark, key), float("nan"))
 
     @cached_property
-    def _cells(self) -> frozenset[tuple[str, StageKey]]:
-        cells = []
+    def _means(self) -> dict[tuple[str, StageKey], float]:
+        means = {}
         for name, bench in self.scores.benchmarks.items():
-            if self.scorer in bench.values:
-                there = np.isfinite(bench.values[self.scorer]).any(axis=0).tolist()
-                cells += [(name, key) for j, key in enumerate(bench.columns) if there[j]]
-        return frozenset(cells)
+            values = self.values(bench)
+            known = np.isfinite(values)
+            total = bench.weights @ known
+            sums = bench.weights @ np.where(known, values, 0.0)
+            for j in np.flatnonzero(total > 0):
+                means[name, bench.columns[j]] = float(sums[j] / total[j])
+        return means
+
+    def values(self, bench: BenchmarkScores) -> Floats:
+        """(n, n_columns) scores under the scorer; all NaN where it was not used."""
+        if self.scorer in bench.values:
+            return bench.values[self.scorer]
+        return np.full(bench.status.shape, np.nan)
 
     def columns(self, benchmark: str, keys: Sequence[StageKey]) -> Floats:
         """(n, len(keys)) scores of the benchmark's samples at `keys`; absent columns are NaN."""
         bench = self.scores.benchmarks[benchmark]
         out = np.full((len(bench.sample_ids), len(keys)), np.nan)
-        if self.scorer in bench.values:
-            values = bench.values[self.scorer]
-            for i, key in enumerate(keys):
-                j = self._columns[benchmark].get(key)
-                if j is not None:
-                    out[:, i] = values[:, j]
+        values = self.values(bench)
+        for i, key in enumerate(keys):
+            j = self._columns[benchmark].get(key)
+            if j is not None:
+                out[:, i] = values[:, j]
         return out
 
     def same_signature(self, benchmark: str, one: StageKey, other: StageKey) -> bool:
@@ -131,14 +139,21 @@ class Judged:
 
     def matrix(self, stages: Sequence[StageKey], benchmarks: Sequence[str]) -> ScoreMatrix:
         """Means and counts of the given stages and benchmarks."""
-        means = np.full((len(stages), len(benchmarks)), np.nan)
+        means = np.array([[self.mean(name, key) for name in benchmarks] for key in stages])
         counts = np.zeros(means.shape, dtype=np.int64)
         for b, name in enumerate(benchmarks):
-            weights = self.scores.benchmarks[name].weights[:, None]
-            values = self.columns(name, stages)
-            known = np.isfinite(values)
-            counts[:, b] = known.sum(axis=0)
-            total = (weights * known).sum(axis=0)
-            sums = np.where(known, weights * values, 0.0).sum(axis=0)
-            np.divide(sums, total, out=means[:, b], where=total > 0)
+            counts[:, b] = np.isfinite(self.columns(name, stages)).sum(axis=0)
         return ScoreMatrix(tuple(stages), tuple(benchmarks), means, counts)
+
+
+class Drift(Judged):
+    """Strict minus lenient scores: what is lost in form only. In [-1, 0] for any honest pair."""
+
+    def __init__(self, scores: StudyScores):
+        super().__init__(scores, "strict - lenient")
+
+    def values(self, bench: BenchmarkScores) -> Floats:
+        """(n, n_columns) differences of the two scorers; NaN where one was not used."""
+        if "strict" in bench.values and "lenient" in bench.values:
+            return np.asarray(bench.values["strict"] - bench.values["lenient"])
+        return np.full(bench.status.shape, np.nan)

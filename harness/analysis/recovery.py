@@ -19,7 +19,6 @@ from harness.analysis.matrix import Judged
 from harness.analysis.paired import (
     Floats,
     PairedDifference,
-    mean_value,
     paired_difference,
     t_quantile,
 )
@@ -134,16 +133,15 @@ def score_interval(
     Wilson's interval with the effective number of samples that the clustered variance implies,
     so that it stays within [0, 1] and is not empty at 0 or 1. NaN limits for one group.
     """
-    found = mean_value(values, groups, weights=weights, level=level)
-    mean = found.delta
-    if not np.isfinite(mean) or found.n_groups < 2:
-        return mean, float("nan"), float("nan")
     keep = np.isfinite(values)
-    t = t_quantile((1 - level) / 2, found.n_groups - 1)
-    variance = scaled_covariance(values, values, groups, weights, level)[0, 0] / t**2
+    n_groups = len(np.unique(groups[keep]))
+    mean = float(np.average(values[keep], weights=weights[keep])) if n_groups else float("nan")
+    if n_groups < 2:
+        return mean, float("nan"), float("nan")
+    t = t_quantile((1 - level) / 2, n_groups - 1)
+    variance = float(scaled_covariance(values, values, groups, weights, level)[0, 0]) / t**2
     spread = mean * (1 - mean)
-    n = spread / variance if variance > 1e-15 and spread > 1e-15 else float(found.n_groups)
-    n = min(n, 1e9) if keep.any() else 0.0
+    n = spread / variance if variance > 1e-12 and spread > 1e-12 else float(n_groups)
     centre = (mean + t * t / (2 * n)) / (1 + t * t / n)
     half = t / (1 + t * t / n) * np.sqrt(max(spread, 0.0) / n + t * t / (4 * n * n))
     return mean, max(0.0, float(centre - half)), min(1.0, float(centre + half))
