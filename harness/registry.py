@@ -279,7 +279,7 @@ def inline_task(name: str, spec: InlineTask) -> Task:
         prompts=both(_inline_prompt(spec)),
         scorers=scorers,
         decoding=Decoding(max_new_tokens=spec.max_new_tokens),
-        groups=named.group or "image (pixels)",
+        groups=named.group or "pixels",
     )
 
 

@@ -41,8 +41,8 @@ TASK = Task(
     scorers=SCORERS["ai2d"],
     decoding=Decoding(max_new_tokens=16),
     n=3088,
-    chance="25 %",
-    groups="image (pixels)",
+    chance="1/4",
+    groups="pixels",
     licence="see card",
     citation="arXiv:1603.07396",
 )

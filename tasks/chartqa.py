@@ -41,7 +41,7 @@ TASK = Task(
     decoding=Decoding(max_new_tokens=16),
     n=2500,
     chance="0",
-    groups="image (pixels)",
+    groups="pixels",
     licence="GPL-3.0",
     citation="arXiv:2203.10244",
 )

@@ -30,7 +30,7 @@ TASK = Task(
     prompts={"fixed": fixed, "lmm_cl": lmm_cl},
     scorers=SCORERS["cococlock"],
     decoding=Decoding(max_new_tokens=32),
-    chance="3 of 720 minutes",
+    chance="3/720",
     groups="row",
     licence="not stated",
     citation="arXiv:2111.09162",

@@ -46,7 +46,7 @@ TASK = Task(
     scorers=SCORERS["countbench"],
     decoding=Decoding(max_new_tokens=16),
     n=491,
-    chance="commonest count",
+    chance="commonest",
     groups="row",
     licence="see card",
     citation="arXiv:2302.12066",

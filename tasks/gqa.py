@@ -38,7 +38,7 @@ TASK = Task(
     scorers=SCORERS["gqa"],
     decoding=Decoding(max_new_tokens=16),
     n=12578,
-    chance="yes/no 50 %, open 0",
+    chance="1/2 or 0",
     groups="imageId",
     licence="CC BY 4.0",
     citation="arXiv:1902.09506",

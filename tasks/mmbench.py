@@ -58,8 +58,8 @@ TASK = Task(
     decoding=Decoding(max_new_tokens=16),
     headline=Headline(unit="question_index", combine="all"),
     n=4329,
-    chance="1/options a rotation",
-    groups="index mod 1,000,000",
+    chance="1/n",
+    groups="index mod 1e6",
     licence="Apache-2.0",
     citation="arXiv:2307.06281",
 )

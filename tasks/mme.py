@@ -47,7 +47,7 @@ TASK = Task(
     decoding=Decoding(max_new_tokens=16),
     headline=Headline(unit="question_id", combine="mean_and_all", macro="category"),
     n=2374,
-    chance="50 %",
+    chance="1/2",
     groups="question_id",
     licence="research only",
     citation="arXiv:2306.13394",

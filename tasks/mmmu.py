@@ -55,7 +55,7 @@ TASK = Task(
     scorers=SCORERS["mmmu"],
     decoding=Decoding(max_new_tokens=32),
     n=900,
-    chance="1/options, open 0",
+    chance="1/n or 0",
     groups="id",
     licence="Apache-2.0",
     citation="arXiv:2311.16502",

@@ -46,7 +46,7 @@ TASK = Task(
     decoding=Decoding(max_new_tokens=32),
     headline=Headline(macro="l2_category"),
     n=1500,
-    chance="25 %",
+    chance="1/4",
     groups="image_path",
     licence="not stated",
     citation="arXiv:2403.20330",

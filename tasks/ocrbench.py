@@ -39,7 +39,7 @@ TASK = Task(
     decoding=Decoding(max_new_tokens=64),
     n=1000,
     chance="0",
-    groups="image (pixels)",
+    groups="pixels",
     licence="see card",
     citation="arXiv:2305.07895",
 )

@@ -45,8 +45,8 @@ TASK = Task(
     scorers=SCORERS["pathvqa"],
     decoding=Decoding(max_new_tokens=64),
     n=6719,
-    chance="yes/no 50 %, open 0",
-    groups="image (pixels)",
+    chance="1/2 or 0",
+    groups="pixels",
     licence="MIT (card)",
     citation="arXiv:2003.10286",
 )

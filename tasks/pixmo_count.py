@@ -58,8 +58,8 @@ TASK = Task(
     scorers=SCORERS["pixmo_count"],
     decoding=Decoding(max_new_tokens=16),
     n=540,
-    chance="commonest count",
-    groups="image",
+    chance="commonest",
+    groups="image_sha256",
     licence="ODC-BY 1.0",
     citation="arXiv:2409.17146",
 )

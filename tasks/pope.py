@@ -39,7 +39,7 @@ TASK = Task(
     scorers=SCORERS["pope"],
     decoding=Decoding(max_new_tokens=16),
     n=9000,
-    chance="50 %",
+    chance="1/2",
     groups="image_source",
     licence="MIT",
     citation="arXiv:2305.10355",

@@ -44,7 +44,7 @@ TASK = Task(
     scorers=SCORERS["realworldqa"],
     decoding=Decoding(max_new_tokens=16),
     n=765,
-    chance="1/options, open 0",
+    chance="1/n or 0",
     groups="row",
     licence="CC BY-ND 4.0",
     citation="x.ai/blog/grok-1.5v",

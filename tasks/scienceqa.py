@@ -45,8 +45,8 @@ TASK = Task(
     scorers=SCORERS["scienceqa"],
     decoding=Decoding(max_new_tokens=16),
     n=2017,
-    chance="1/options (2 to 5)",
-    groups="image (pixels)",
+    chance="1/2 to 1/5",
+    groups="pixels",
     licence="CC BY-NC-SA 4.0",
     citation="arXiv:2209.09513",
 )

@@ -45,7 +45,7 @@ TASK = Task(
     scorers=SCORERS["seedbench"],
     decoding=Decoding(max_new_tokens=16),
     n=14233,
-    chance="25 %",
+    chance="1/4",
     groups="data_id",
     licence="CC BY-NC 4.0",
     citation="arXiv:2307.16125",

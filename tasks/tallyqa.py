@@ -34,7 +34,7 @@ TASK = Task(
     scorers=SCORERS["tallyqa"],
     decoding=Decoding(max_new_tokens=16),
     n=38589,
-    chance="commonest count",
+    chance="commonest",
     groups="image_id",
     licence="see site",
     citation="arXiv:1810.12440",

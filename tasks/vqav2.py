@@ -42,7 +42,7 @@ TASK = Task(
     scorers=SCORERS["vqav2"],
     decoding=Decoding(max_new_tokens=16),
     n=214354,
-    chance="yes/no 50 %, open 0",
+    chance="1/2 or 0",
     groups="image_id",
     licence="CC BY 4.0",
     citation="arXiv:1612.00837",

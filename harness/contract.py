@@ -1,0 +1,103 @@
+"""The contract of a task, checked on its data without a model.
+
+A gold answer scores 1 and an empty one 0, under `strict` and under `lenient`; the prompt has one
+slot for each image; every image decodes; nothing that states the answer is shown. (Unique ids and
+columns are checked whenever a source is loaded.)
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from harness.errors import Problem, SampleError
+from harness.prompts import as_text, request_parts
+from harness.types import Sample, ScorerName, Task
+
+JUDGES: tuple[ScorerName, ...] = ("strict", "lenient")
+SHOWN_SAMPLES = 5
+# VQA accuracy gives 0.3 for each annotator who agrees: with few of them, gold is below 1.
+VQA_METRIC, VQA_SHARE = "VQA accuracy", 0.3
+# A caption shorter than this may stand in a question by accident.
+SHORTEST_CAPTION = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the check of one task found."""
+
+    task: str
+    n_samples: int
+    n_groups: int
+    problems: tuple[Problem, ...]
+
+
+def check(task: Task, samples: Sequence[Sample]) -> Report:
+    """Checks every sample; at most a few samples are named for each kind of problem."""
+    found: dict[str, list[str]] = {}
+    groups: set[str] = set()
+    decoded: set[str] = set()
+    for sample in samples:
+        groups.add(sample.group or f"#{sample.id}")
+        broken = _pictures(sample, decoded)
+        for what in (*broken, *_answers(task, sample), *_prompts(task, sample)):
+            found.setdefault(what, []).append(sample.id)
+    if not samples:
+        found["the source has no samples"] = []
+    return Report(
+        task.name, len(samples), len(groups), tuple(_problem(w, i) for w, i in found.items())
+    )
+
+
+def _problem(what: str, ids: list[str]) -> Problem:
+    named = ", ".join(ids[:SHOWN_SAMPLES])
+    more = f" and {len(ids) - SHOWN_SAMPLES:,} more" if len(ids) > SHOWN_SAMPLES else ""
+    return Problem(f"sample {named}{more}" if ids else "", what)
+
+
+def _pictures(sample: Sample, decoded: set[str]) -> Iterator[str]:
+    """Decodes the images that were not decoded before."""
+    for number, image in enumerate(sample.images):
+        try:
+            if image.sha256 not in decoded:
+                image.decode()
+                decoded.add(image.sha256)
+        except SampleError as error:
+            yield f"image {number}: {error}"
+
+
+def _answers(task: Task, sample: Sample) -> Iterator[str]:
+    if not 0 <= sample.chance <= 1:
+        yield f"chance is {sample.chance}, expected a share"
+    for judge in JUDGES:
+        scorer = task.scorers[judge]
+        best = max(scorer(sample, gold).value or 0.0 for gold in dict.fromkeys(sample.answers))
+        if best < _due(task, sample) - 1e-9:
+            yield f"the gold answer scores {best:g} under {judge}, expected {_due(task, sample):g}"
+        empty = scorer(sample, "").value
+        if empty != 0:
+            yield f"an empty answer scores {empty} under {judge}, expected 0"
+
+
+def _due(task: Task, sample: Sample) -> float:
+    """What the best gold answer must score."""
+    if task.metric != VQA_METRIC:
+        return 1.0
+    return min(1.0, VQA_SHARE * max(Counter(sample.answers).values()))
+
+
+def _prompts(task: Task, sample: Sample) -> Iterator[str]:
+    caption = str(sample.doc.get("text") or "")
+    for profile, write in task.prompts.items():
+        prompt = write(sample)
+        parts = request_parts(prompt, len(sample.images))
+        slots = sorted(part for part in parts if isinstance(part, int))
+        if slots != list(range(len(sample.images))):
+            yield f"prompt {profile} has {len(slots)} image slots for {len(sample.images)} images"
+        if any("<image>" in part for part in parts if isinstance(part, str)):
+            yield f"prompt {profile} has an image mark left in its text"
+        words = re.sub(r"\s+", " ", as_text(prompt, sample)).lower()
+        if len(caption) >= SHORTEST_CAPTION and caption.lower() in words:
+            yield f"prompt {profile} shows the caption, which states the answer"
