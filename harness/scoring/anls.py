@@ -49,7 +49,7 @@ def lenient(sample: Sample, response: str) -> Score:
     bare = trim(response)
     best, parsed = 0.0, None
     if bare and not hedged(response, sample.answers):
-        for answer in (bare, f"{bare}.", *candidates(bare, sample.answers)):
+        for answer in (bare, *candidates(bare, sample.answers)):
             for gold in sample.answers:
                 value = max(similarity(answer, gold), similarity(answer, plain_gold(gold)))
                 if value > best:

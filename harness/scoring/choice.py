@@ -1,50 +1,59 @@
 """Choices: the option that an answer names, by its letter or by its text.
 
-`read` looks for the most explicit sign first: the bare letter, the text of an option, a letter
-that leads ("B. cat"), a cue ("the answer is B"), a marked letter ("(B)"), at last a letter or an
+`read` looks for the most explicit sign first: the bare letter, a letter that leads ("B. cat"),
+the text of an option, a cue ("the answer is B"), a marked letter ("(B)"), at last a letter or an
 option text inside a sentence. Two options at one level are a hedge and mean none. Capitals play
-no part, so the words "a" and "I" count as letters only where they cannot be words.
+no part, so "a" and "i" count as letters only where they cannot be words.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
+from harness.scoring import number
 from harness.scoring.phrase import tokens
 from harness.scoring.plain import fold, plain, plain_gold, trim
 from harness.types import Sample, Score
 
 Options = tuple[str, ...]
 
+_OPEN, _CLOSE = r"[(\[{\"']*", r"[)\]}\"']*"
 _BARE = re.compile(r"[(\[]?([a-z])[)\]]?[.:)]?")
 _LEAD = re.compile(
-    r"(?:[(\[]([a-z])[)\]][.:,]?|([a-z])(?:[)\]][.:,]?|[.:,](?=\s)|\s*[-–—=](?=\s)|\n))\s*"
+    r"(?:[(\[]([a-z])[)\]][.:,]?"  # (b) cat
+    r"|([a-z])(?:[)\]][.:,]?|[.:,](?=\s)|\s*[-–—=](?=\s)|\s*\n|\s+(?=\()))\s*"  # b. cat, b - cat
 )
-_LEAD_WORD = re.compile(r"([a-z])\s+(.+)", re.DOTALL)
+_LEAD_SPACE = re.compile(r"([a-z])[\s.:]+(.+)", re.DOTALL)
 _LETTER_LIST = re.compile(
-    r"(?<![\w'])[(\[]?([a-z])[)\]]?\.?(?:\s*(?:,|/|&|\bor\b|\band\b)\s*)+"
-    r"(?:(?:option|choice|answer)\s+)?[(\[]?([a-z])[)\]]?(?![\w'])(?!\s+(?:think|believe|am|see|would)\b)"
+    rf"(?<![\w']){_OPEN}([a-z]){_CLOSE}\.?(?:\s*(?:,|/|&|\bor\b|\band\b)\s*)+"
+    rf"(?:(?:option|choice|answer)\s+)?{_OPEN}([a-z]){_CLOSE}"
+    r"(?![\w'])(?!\s+(?:think|believe|am|see|would)\b)"
 )
+_ALTERNATIVE = re.compile(r"\b(?:or|either)\b")
 _REFUSED = re.compile(
-    r"[(\[]?(?<![\w'])\w+[)\]]?\s+(?:is|are)\s+(?:wrong|incorrect|false|not\b)[^.;,:\n]*"
-    r"|\b(?:not|n't|isn't|cannot be|rather than|instead of|neither|nor|never|except)\b"
+    rf"{_OPEN}(?<![\w'])\w+{_CLOSE}\s+(?:is|are)\s+(?:wrong|incorrect|false|not\b)[^.;,:\n]*"
+    r"|\b(?:not|isn't|cannot be|rather than|instead of|neither|nor|never|except)\b"
     r"[^.;:\n]*?(?=\bbut\b|\bso\b|[.;:\n]|$)"
 )
-_AFTER_LETTER = r"[)\]\"']*(?![\w'])(?!\s+(?!because|since|as|and|or|is|which)[a-z])"
+# "a" before a word is an article unless the word goes on about the letter.
+_NO_ARTICLE = r"(?![\w'])(?!\s+(?!because|since|as|and|or|is|which)[a-z])"
 _CUE = re.compile(
-    r"\b(?:answer|choice|letter|choose|pick|select|go with)\b"
+    r"\b(?:answer|choice|letter|choose|pick|select|go with)\b[\"']?"
     r"(?:\s+(?:is|would be|should be|must be|option|choice|letter)\b)*\s*[:=]?\s*"
-    r"(?:(?:option|choice|letter)\s+)?[(\[\"']*([a-z])" + _AFTER_LETTER
+    rf"(?:(?:option|choice|letter)\s+)?{_OPEN}([a-z]){_CLOSE}{_NO_ARTICLE}"
 )
 _CORRECT = re.compile(
-    r"(?<![\w'])[(\[]?([a-z])[)\]]?\s+(?:is|would be)\s+(?:the\s+)?"
-    r"(?:correct|right|best|answer)\b|\b(?:option|choice)\s+[(\[\"']*([a-z])" + _AFTER_LETTER
+    rf"(?<![\w']){_OPEN}([a-z]){_CLOSE}\s+(?:is|would be)\s+(?:the\s+)?(?:correct|right|best)\b"
+    rf"|\b(?:option|choice)\s+{_OPEN}([a-z]){_CLOSE}{_NO_ARTICLE}"
 )
 _MARKED = re.compile(r"[(\[]([a-z])[)\]]|(?<![\w'.])([a-z])[.):](?=\s|$)")
-_FIRST_WORD = re.compile(r"([a-z])(?=\s+(?:because|since|as|is)\b)")
-_LAST_WORD = re.compile(r"(?:\bis|\bbe|[:=])\s+([a-z])$")
+_EDGES = (
+    re.compile(r"([a-z])(?=\s+(?:because|since|as|is)\b)"),  # at the start: "a because ..."
+    re.compile(r".*(?:\bis|\bbe|'s|[:=])\s+([a-z])", re.DOTALL),  # at the end: "... is a"
+    re.compile(r".*[\u3040-\u30ff\u4e00-\u9fff]\s?([a-z])(?![a-z0-9]).*", re.DOTALL),  # 正解はD
+)
 _INLINE = re.compile(r"(?:^|[\n,;]|\boptions?:|\bchoices:)\s*\(?([A-Z])[.:)]\s*", re.IGNORECASE)
 _NEVER_WORDS = frozenset("bcdefghjklmnopqrstuvwxyz")
 
@@ -60,32 +69,41 @@ def inline_options(question: str) -> Options:
     >>> inline_options("Find x.\\nOptions: A: 30°, B: 45°, C: 60°")
     ('30°', '45°', '60°')
     """
-    lines = question.replace("<image>", "").strip()
-    wanted, marks = ord("A"), []
-    for match in _INLINE.finditer(lines):
-        if match[1] == chr(wanted):
+    text = question.replace("<image>", "").strip()
+    marks: list[re.Match[str]] = []
+    for match in _INLINE.finditer(text):
+        if match[1] == _letter(len(marks)):
             marks.append(match)
-            wanted += 1
     if len(marks) < 2:
         return ()
-    ends = [following.start() for following in marks[1:]] + [len(lines)]
-    pieces = [lines[mark.end() : end] for mark, end in zip(marks, ends, strict=True)]
+    ends = [following.start() for following in marks[1:]] + [len(text)]
+    pieces = [text[mark.end() : end] for mark, end in zip(marks, ends, strict=True)]
     return tuple(piece.strip().split("\n")[0].rstrip(" ,;") for piece in pieces)
 
 
 @lru_cache(maxsize=65536)
-def _option_tokens(options: Options) -> tuple[tuple[str, ...], ...]:
+def _words_of(options: Options) -> tuple[tuple[str, ...], ...]:
     return tuple(tokens(plain(option)) for option in options)
 
 
 @lru_cache(maxsize=65536)
 def _longest_first(options: Options) -> tuple[tuple[int, str], ...]:
-    phrases = [(at, " ".join(words)) for at, words in enumerate(_option_tokens(options)) if words]
+    phrases = [(at, " ".join(words)) for at, words in enumerate(_words_of(options)) if words]
     return tuple(sorted(phrases, key=lambda item: -len(item[1])))
 
 
 def _letter(index: int) -> str:
     return chr(ord("A") + index)
+
+
+def _indices(letters: Iterable[str], options: Options) -> set[int]:
+    """Letters (lower case) as option indices; those beyond the options are left out."""
+    found = {ord(letter) - ord("a") for letter in letters}
+    return {at for at in found if 0 <= at < (len(options) or 26)}
+
+
+def _groups(form: re.Pattern[str], text: str) -> list[str]:
+    return [next(filter(None, match.groups())) for match in form.finditer(text)]
 
 
 def _named(text: str, options: Options) -> tuple[set[int], str]:
@@ -114,89 +132,78 @@ def read(response: str, options: Sequence[str] = ()) -> str | None:
     [None, None, None, None, None]
     """
     text = plain(response)
-    if not text:
-        return None
     given = tuple(options)
     bare = _BARE.fullmatch(text)
     if bare:
         return bare[1].upper()
     words = tokens(text)
-    equal = [at for at, option in enumerate(_option_tokens(given)) if option == words and words]
-    equal = equal or [at for at, option in enumerate(given) if plain_gold(option) == text]
-    lead = _led(text, given)
-    if lead != "":
-        return lead
+    # "B cat": the letter leads its own text. "A cat" may be that too, or an article.
+    spaced = _LEAD_SPACE.fullmatch(text)
+    if spaced and given:
+        for at in _indices(spaced[1], given):
+            if tokens(spaced[2]) == _words_of(given)[at] != ():
+                return _letter(at)
+    equal = [at for at, option in enumerate(given) if text and plain_gold(option) == text]
+    lead = _LEAD.match(text)
+    if not equal and lead and _indices(lead[1] or lead[2], given):
+        return _led(lead[1] or lead[2], text[lead.end() :], given)
+    equal = equal or [at for at, option in enumerate(_words_of(given)) if option == words != ()]
     if equal:
         return _letter(equal[0]) if len(equal) == 1 else None
-    count = len(given) or 26
-    if any(
-        _in_range(pair[1], count) and _in_range(pair[2], count) and pair[1] != pair[2]
-        for pair in _LETTER_LIST.finditer(text)
-    ):
+    if any(len(_indices(pair.groups(), given)) > 1 for pair in _LETTER_LIST.finditer(text)):
         return None
     return _in_sentence(_REFUSED.sub(" ", text).strip(), given)
 
 
-def _in_range(letter: str, count: int) -> bool:
-    return 0 <= ord(letter) - ord("a") < count
-
-
-def _led(text: str, options: Options) -> str | None:
-    """The letter that leads a text ("b. cat"); None if what follows contradicts it; "" if none."""
-    count = len(options) or 26
-    spaced = _LEAD_WORD.fullmatch(text)
-    if spaced and _in_range(spaced[1], len(options)):
-        own = _option_tokens(options)[ord(spaced[1]) - ord("a")]
-        if own and tokens(spaced[2]) == own:
-            return spaced[1].upper()
-    match = _LEAD.match(text)
-    if not match:
-        return ""
-    letter = match[1] or match[2]
-    if not _in_range(letter, count):
-        return ""
-    rest = text[match.end() :]
+def _led(letter: str, rest: str, options: Options) -> str | None:
+    """The letter before `rest`, unless the rest names another letter or is another option."""
+    index = ord(letter) - ord("a")
     words = tokens(rest)
-    if letter in "ai" and match[2] and re.match(r"[a-z]\.[a-z]", text):
-        return ""
-    if options and words == _option_tokens(options)[ord(letter) - ord("a")]:
-        return letter.upper()
-    rest = _REFUSED.sub(" ", rest)
-    others = {found[1] or found[2] for found in _MARKED.finditer(rest)}
-    others |= {found[1] for found in _CUE.finditer(rest)}
-    if re.match(r"(?:or|and|/|&)?\s*[(\[]?[a-z][)\]]?$", rest) and rest.strip("() "):
-        others.add(rest.strip("()[] ")[-1])
-    if re.match(r"(?:or|and|/)\b", rest) or {o for o in others if _in_range(o, count)} - {letter}:
+    if options and words == _words_of(options)[index]:
+        return _letter(index)
+    if words in _words_of(options) and words:
         return None
-    named, _ = _named(rest, options)
-    alone = {at for at in named if _option_tokens(options)[at] == words}
-    if alone or re.search(r"\bor\b", rest):
-        return None if alone != {ord(letter) - ord("a")} else letter.upper()
-    return letter.upper()
+    rest = _REFUSED.sub(" ", rest).strip()
+    others = _indices([*_groups(_MARKED, rest), *_groups(_CUE, rest)], options)
+    bare = _BARE.fullmatch(rest)
+    if bare:
+        others |= _indices(bare[1], options)
+    if others - {index} or _ALTERNATIVE.search(rest):
+        return None
+    return _letter(index)
 
 
 def _in_sentence(text: str, options: Options) -> str | None:
     """The option that a plain text without refusals names somewhere."""
-    count = len(options) or 26
-    for cue in (_CUE, _CORRECT):
-        letters = [next(filter(None, match.groups())) for match in cue.finditer(text)]
-        letters = [letter for letter in letters if _in_range(letter, count)]
-        if letters and (cue is _CUE or len(set(letters)) == 1):
-            return letters[-1].upper()
+    cued = _groups(_CUE, text)
+    last = _indices(cued[-1:], options)
+    if last:
+        return _letter(last.pop())
+    stated = _indices(_groups(_CORRECT, text), options)
+    if len(stated) == 1:
+        return _letter(stated.pop())
+    start = _EDGES[0].match(text)
+    found = _indices(start[1], options) if start else set()
     named, rest = _named(text, options)
     words = rest.split()
-    marked = {found[1] or found[2] for found in _MARKED.finditer(text)}
-    letters_in = {letter for letter in marked if letter in words or letter == "a"}
-    letters_in |= {word for word in words if len(word) == 1 and word in _NEVER_WORDS}
-    for edge in (_FIRST_WORD.match(text), _LAST_WORD.search(text)):
-        if edge:
-            letters_in.add(edge[1])
-    found = {ord(letter) - ord("a") for letter in letters_in if _in_range(letter, count)}
-    first = _FIRST_WORD.match(text)
-    if first and found == {ord(first[1]) - ord("a")}:
-        return first[1].upper()
+    letters = {word for word in words if len(word) == 1 and word in _NEVER_WORDS}
+    letters |= {letter for letter in _groups(_MARKED, text) if letter in words or letter == "a"}
+    letters |= {match[1] for edge in _EDGES[1:] if (match := edge.fullmatch(text))}
+    found |= _indices(letters, options)
+    if start and len(found) == 1:
+        return _letter(found.pop())
     found |= named
+    if not found:
+        found = _of_value(text, options)
     return _letter(found.pop()) if len(found) == 1 else None
+
+
+def _of_value(text: str, options: Options) -> set[int]:
+    """Options that are the one number of a text ("three" for the option "3")."""
+    value = number.read(text) if options else None
+    if value is None:
+        return set()
+    return {at for at, option in enumerate(options) if number.of_gold(option) == value}
 
 
 def options_of(sample: Sample) -> Options:
@@ -210,9 +217,9 @@ def _score(sample: Sample, letter: str | None) -> Score:
 
 
 def strict(sample: Sample, response: str) -> Score:
-    """1 if the response is the letter alone, in either case; "(B)", "B)" and "B." are the letter."""
-    match = _BARE.fullmatch(trim(fold(response)))
-    return _score(sample, match[1].upper() if match and response.isascii() else None)
+    """1 if the response is the letter alone, in either case; "(B)" and "B." are the letter."""
+    match = _BARE.fullmatch(trim(fold(response))) if response.isascii() else None
+    return _score(sample, match[1].upper() if match else None)
 
 
 def lenient(sample: Sample, response: str) -> Score:

@@ -37,6 +37,7 @@ _FORMS = tuple(
         rf"\b(?:(?:a )?(?P<minute>\d{{1,2}}|quarter|half|{_TENS_WORD}|{_TEEN_WORD}|{_ONE_WORD})"
         rf"(?:\s+minutes?)?)\s+(?P<way>past|after|to|till|until|before)\s+{_SPOKEN_HOUR}"
         r"(?:\s+o'?\s?clock)?" + _HALF_DAY,
+        r"\bhours?\s*[:=]?\s*(?P<hour>\d{1,2})\b\D{1,12}\bminutes?\s*[:=]?\s*(?P<minute>\d{1,2})\b",
         rf"\b{_SPOKEN_HOUR}\s+hours?,?(?:\s+and)?\s+(?P<minute>\d{{1,2}})\s+minutes?\b",
         rf"\b{_SPOKEN_HOUR}\s+(?:(?P<minute>{_TENS_WORD}|{_TEEN_WORD}|(?:oh?|zero)[\s-]+"
         rf"(?:{_ONE_WORD}))(?!\w))" + _HALF_DAY,
@@ -47,6 +48,7 @@ _FORMS = tuple(
 )
 _WHOLE = re.compile(r"(?P<hour>\d{1,2}?)[\s-]?(?P<minute>\d{2})")
 _REFUSED = re.compile(r"\b(?:not|isn't)\b[^,;\n]*?(?=\bbut\b|[,;\n]|$)")
+_HEDGE = re.compile(r"\bor\b(?! so\b)|\beither\b|\bbetween\b")
 _STRICT = re.compile(r"(\d{1,2}):(\d{2})")
 _FACE = 12 * 60
 _TOLERANCE = 1  # minutes, as in LMM_CL (which follows "It's About Time", arXiv:2111.09162)
@@ -92,6 +94,11 @@ def read(response: str) -> Time | None:
     (None, None, None)
     """
     text = _REFUSED.sub(" ", plain(response)).strip()
+    first, below, _ = text.partition("\n")
+    if below and is_time(trim(first)):
+        text = trim(first)
+    if _HEDGE.search(text):
+        return None
     whole = _WHOLE.fullmatch(text)
     if whole:
         return _time_of(whole)

@@ -39,7 +39,9 @@ _LABEL = re.compile(
     r"(?:\b(?:image|picture|photo|figure|fig|step|question|option|no|number|not|level|size)[ .#]*"
     r"|#)$"
 )
-_PRONOUN = re.compile(r"\b(?:the|this|that|which|each|every|any|some|another)\s+$")
+_PRONOUN = re.compile(
+    r"\b(?:the|this|that|which|each|every|any|some|another|first|second|last|next|other)\s+$"
+)
 _INDEFINITE = re.compile(
     r"\b(?:at least|at most|more than|less than|fewer than|over|under|up to|or more|or fewer"
     r"|or less|several|many|or so|between|either|and/or|or)\b"
@@ -110,6 +112,9 @@ def read(response: str) -> float | None:
     """
     text = plain(response)
     value = _only_value(text)
+    if value is None and "\n" in text:
+        # A number alone on the first line, its explanation below.
+        value = of_gold(text.split("\n", 1)[0])
     if value is None:
         # Several numbers: the one after the last "total" or "answer is" stands for all.
         cues = list(_TOTAL.finditer(text))

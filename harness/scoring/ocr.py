@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from harness.scoring.plain import fold, plain, plain_gold, readings, trim
+from harness.scoring.phrase import gold_tokens, tokens
+from harness.scoring.plain import fold, plain, plain_gold, readings, trim, without_reasoning
 from harness.types import Sample, Score
 
+_HEDGE = re.compile(r"\b(?:or|either|not|never)\b|n't\b")
 _SPACE = re.compile(r"\s+")
 _MATH_MARKS = re.compile(r"\$+|\\[()\[\]]|\s+")
 _BEFORE_HEDGE = re.compile(
@@ -39,10 +41,8 @@ def contains(text: str, gold: str) -> bool:
         )
         # "2.5" does not stand in "2.50", nor "50" in "2.50".
         joined = joined or bool(
-            (re.match(r"[.,]\d", text[end : end + 2])
-            and gold[-1].isdigit())
-            or (re.match(r"\d[.,]\Z", text[max(0, at - 2) : at])
-            and gold[0].isdigit())
+            (re.match(r"[.,]\d", text[end : end + 2]) and gold[-1].isdigit())
+            or (re.match(r"\d[.,]\Z", text[max(0, at - 2) : at]) and gold[0].isdigit())
         )
         hedged = _AFTER_HEDGE.match(text, end) or _BEFORE_HEDGE.search(text[max(0, at - 24) : at])
         if not joined and not hedged:
@@ -57,9 +57,8 @@ def _even(text: str) -> str:
 
 
 @lru_cache(maxsize=65536)
-def _letters_and_digits(text: str) -> str:
-    """A text as words with single spaces: what is left when punctuation is misread."""
-    return " ".join(re.findall(r"\w+", text))
+def _gold_words(gold: str) -> str:
+    return " ".join(gold_tokens(gold))
 
 
 def _formula(text: str) -> str:
@@ -76,7 +75,7 @@ def strict(sample: Sample, response: str) -> Score:
         given = _formula(response)
         right = any(bool(given) and given == _formula(gold) for gold in sample.answers)
     else:
-        text = _SPACE.sub(" ", fold(response)).strip()
+        text = _SPACE.sub(" ", without_reasoning(fold(response))).strip()
         right = any(contains(text, _even(gold)) for gold in sample.answers)
     return Score(float(right), trim(response) or None, {"accuracy": float(right)})
 
@@ -90,12 +89,12 @@ def lenient(sample: Sample, response: str) -> Score:
         pieces |= {_formula(piece) for piece in re.findall(r"\$+([^$]+)\$+", fold(response))}
         right = any(_formula(trim(fold(gold))) in pieces - {""} for gold in sample.answers)
     else:
-        words = f"{_letters_and_digits(text)}"
-        whole = _SPACE.sub(" ", fold(response)).strip()
+        words = "" if _HEDGE.search(text) else " ".join(tokens(text))
+        whole = _SPACE.sub(" ", without_reasoning(fold(response))).strip()
         right = any(
             contains(whole, _even(gold))
             or contains(text, plain_gold(gold))
-            or (not _AFTER_HEDGE.search(text) and contains(words, _letters_and_digits(_even(gold))))
+            or contains(words, _gold_words(gold))
             for gold in sample.answers
         )
     return Score(float(right), text or None, {"accuracy": float(right)})

@@ -9,8 +9,8 @@ import ast
 import dataclasses
 from functools import lru_cache
 
-from harness.scoring import choice, phrase, yes_no
-from harness.scoring.plain import plain_gold, trim
+from harness.scoring import choice, phrase, relaxed, yes_no
+from harness.scoring.plain import fold, plain_gold, trim
 from harness.types import Sample, Score, Scorer
 
 
@@ -74,6 +74,30 @@ def listed_golds(gold: str) -> tuple[str, ...]:
     return (gold,)
 
 
+def _rounded(text: str) -> float | None:
+    value = relaxed.value_of(text)
+    return round(value[0], 2) if value else None
+
+
+def _near_to_two_decimals(sample: Sample, reading: str) -> bool:
+    given = _rounded(reading)
+    return given is not None and any(given == _rounded(gold) for gold in sample.answers)
+
+
+def _strict_open(sample: Sample, response: str) -> Score:
+    """MMMU's open questions: numbers agree to two decimals, other golds are equal texts."""
+    if _near_to_two_decimals(sample, response):
+        return Score(1.0, trim(response), {"exact_match": 1.0})
+    return phrase.strict(sample, response)
+
+
+def _lenient_open(sample: Sample, response: str) -> Score:
+    for reading in (trim(fold(response)), *phrase.candidates(response, sample.answers)):
+        if _near_to_two_decimals(sample, reading):
+            return Score(1.0, reading, {"exact_match": 1.0})
+    return phrase.lenient(sample, response)
+
+
 def _mmmu(of_letter: Scorer, of_text: Scorer) -> Scorer:
     def scorer(sample: Sample, response: str) -> Score:
         if sample.choices or sample.doc.get("question_type") == "multiple-choice":
@@ -84,7 +108,7 @@ def _mmmu(of_letter: Scorer, of_text: Scorer) -> Scorer:
     return scorer
 
 
-strict_mmmu = _mmmu(choice.strict, phrase.strict)
+strict_mmmu = _mmmu(choice.strict, _strict_open)
 """MMMU: a letter for multiple choice, else any of the listed golds."""
-lenient_mmmu = _mmmu(choice.lenient, phrase.lenient)
+lenient_mmmu = _mmmu(choice.lenient, _lenient_open)
 """MMMU with the best reading of the response."""

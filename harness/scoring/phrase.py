@@ -15,11 +15,13 @@ from harness.scoring import number, yes_no
 from harness.scoring.plain import fold, plain, plain_gold, readings, trim
 from harness.types import Sample, Score
 
-_TOKEN = re.compile(r"(?:(?<![\w.])[-−])?\d+(?:[.,:/]\d+)*|[^\W\d_]+(?:'[^\W\d_]+)*|[%/+]|\d+")
+_TOKEN = re.compile(
+    r"(?:(?<![\w.])[-−])?(?:\d+(?:[.,:/]\d+)*|\.\d+)(?![^\W_])|[^\W_]+(?:'[^\W_]+)*|[%/+]"
+)
 _ARTICLES = frozenset({"a", "an", "the"})
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
 _HEDGE = re.compile(
-    r"\bor\b|\beither\b|\band/or\b|(?<![\d/])/(?!\d)"
+    r"\bor\b|\beither\b|(?<![\d/:])(?<!km)/(?![\d/]|[hs]\b)"
     r"|\b(?:not sure|unsure|uncertain|don't know|do not know|cannot (?:tell|say|determine)"
     r"|can't (?:tell|say|determine)|could be|might be|may be|maybe)\b"
 )
@@ -91,7 +93,12 @@ def same(reading: str, gold: str) -> bool:
     """
     words = tokens(reading)
     if words:
-        if words == gold_tokens(gold):
+        wanted = gold_tokens(gold)
+        if words == wanted:
+            return True
+        # A unit may stand apart from its number: "5cm", "5 cm".
+        joined = "".join(words)
+        if joined[:1].isdigit() and joined == "".join(wanted):
             return True
         value = number.of_gold(reading)
         return value is not None and value == number.of_gold(gold)

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 _REASONING = re.compile(r"<(think|thinking|analysis|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL)
 _REASONING_END = re.compile(r".*</(?:think|thinking|analysis|reasoning)>", re.DOTALL)
-_TAG = re.compile(r"</?[a-z][a-z0-9]*\s*/?>")
+_TAG = re.compile(r"</?[a-z][a-z0-9]*\s*/?>|<\|[a-z_]+\|>")
 _LATEX_WRAP = re.compile(r"\\(?:boxed|text|mathrm|textbf)\s*\{([^{}]*)\}")
 _MARKS = re.compile(r"[*`]|__|\\[()\[\]]|[\u200b-\u200f\u2060\ufeff]")
 _QUOTES = str.maketrans({**dict.fromkeys("‘’‛´", "'"), **dict.fromkeys("“”„«»", '"')})
@@ -75,6 +75,15 @@ def trim(text: str) -> str:
     return text.strip().rstrip(". \t\n\r")
 
 
+def without_reasoning(text: str) -> str:
+    """A folded text without its reasoning blocks; one that is never closed leaves no answer.
+
+    >>> without_reasoning("<think>a cat?</think>b"), without_reasoning("a cat?</think>b")
+    (' b', ' b')
+    """
+    return _REASONING_END.sub(" ", _REASONING.sub(" ", text))
+
+
 def plain(text: str) -> str:
     """`text` in lower case without reasoning, markup, quotes around it or marks at its end.
 
@@ -83,9 +92,7 @@ def plain(text: str) -> str:
     """
     text = fold(text).translate(_QUOTES)
     if "<" in text:
-        text = _REASONING.sub(" ", text)
-        text = _REASONING_END.sub(" ", text)
-        text = _TAG.sub("", text)
+        text = _TAG.sub("", without_reasoning(text))
     if "\\" in text:
         text = _LATEX_WRAP.sub(r"\1", text)
     text = _MARKS.sub("", text)

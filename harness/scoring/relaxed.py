@@ -65,7 +65,7 @@ def _right(sample: Sample, given: tuple[float, bool], gold: str) -> bool:
     if wanted is None:
         return False
     if _is_year(sample, gold):
-        return given[0] == wanted[0]
+        return given == wanted
     return near(given[0], wanted[0])
 
 
