@@ -7,10 +7,9 @@ commands are escaped as GitHub's own toolkit does it, terminals never see a cont
 
 from __future__ import annotations
 
-import html
 import re
-import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree
@@ -30,6 +29,11 @@ _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 _MARKUP = re.compile(
     r"""[\\`*\[\]<>|&#~$^{}]|(?<=www)\.|:(?=//)|(?<!\w)@|(?<![^\W_])_|_(?![^\W_])|^[-+=]"""
 )
+# Control and format characters, halves of surrogate pairs, line and paragraph separators.
+_UNSEEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff"
+    "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
 _WORDS = {
     "regression": "regressed",
     "inconclusive": "inconclusive",
@@ -45,10 +49,7 @@ def one_line(text: str, limit: int = TEXT_LIMIT) -> str:
     '3 [31m birds'
     """
     # Longer texts are cut before they are cleaned, since models can repeat themselves for ever.
-    clean = "".join(
-        " " if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c
-        for c in text[: 4 * limit]
-    )
+    clean = _UNSEEN.sub(" ", text[: 4 * limit])
     clean = " ".join(clean.split())
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
 
@@ -113,8 +114,8 @@ def flip_line(flip: Flip) -> str:
     """An example flip as one line of plain text."""
     return (
         f"[{one_line(flip.sample_id, 60)}] {flip.score_before:.3g} to {flip.score_after:.3g} "
-        f"| {one_line(flip.question)} | before: {one_line(flip.before)} | after: {one_line(flip.after)} "
-        f"| gold: {one_line(flip.gold)}"
+        f"| {one_line(flip.question)} | before: {one_line(flip.before)} "
+        f"| after: {one_line(flip.after)} | gold: {one_line(flip.gold)}"
     )
 
 
@@ -135,9 +136,9 @@ def markdown(result: GateResult, limit: int = SUMMARY_LIMIT) -> str:
         "| | benchmark | role | delta (pp) | interval (pp) | margin (pp) | samples | lost | gained "
         "| what |\n|---|---|---|---:|---|---:|---:|---:|---:|---|\n",
     ]
-    lines = [_table_line(row) for row in result.rows]
-    details = [_details(row) for row in result.rows if row.flips]
-    return _fit([*head, *lines, "\n", *details], limit)
+    shown = [row for row in result.rows if row.flips]
+    blocks = chain(head, map(_table_line, result.rows), "\n", map(_details, shown))
+    return _fit(blocks, len(head) + len(result.rows) + 1 + len(shown), limit)
 
 
 def _table_line(row: GateRow) -> str:
@@ -158,7 +159,7 @@ def _table_line(row: GateRow) -> str:
 
 
 def _details(row: GateRow) -> str:
-    lines = [f"<details><summary>{html.escape(one_line(row.name))}: example flips</summary>\n\n"]
+    lines = [f"<details><summary>{_markdown(row.name)}: example flips</summary>\n\n"]
     lines.append("| question | before | after | gold |\n|---|---|---|---|\n")
     for flip in row.flips:
         cells = (flip.question, flip.before, flip.after, flip.gold)
@@ -175,15 +176,15 @@ def _markdown(text: str, limit: int = TEXT_LIMIT) -> str:
     return _MARKUP.sub(lambda match: f"&#{ord(match[0])};", one_line(text, limit)) or " "
 
 
-def _fit(blocks: Sequence[str], limit: int) -> str:
+def _fit(blocks: Iterable[str], n_blocks: int, limit: int) -> str:
     """As many blocks as fit below `limit` bytes, and a line that counts the others."""
-    tail = "\n… {} more rows or examples do not fit here.\n"
+    tail = "\n… {:,} more rows or examples do not fit here.\n"
     room = limit - len(tail.encode()) - 20
     taken: list[str] = []
-    for i, block in enumerate(blocks):
+    for block in blocks:
         room -= len(block.encode())
         if room <= 0:
-            return "".join(taken) + tail.format(len(blocks) - i)
+            return "".join(taken) + tail.format(n_blocks - len(taken))
         taken.append(block)
     return "".join(taken)
 
