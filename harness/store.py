@@ -9,6 +9,7 @@ documents every file and column.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -16,8 +17,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from io import RawIOBase
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -142,8 +144,10 @@ class Store:
     @contextmanager
     def writer(self, on_wait: Callable[[], None]) -> Iterator[None]:
         """Holds the study for writing; a second process waits (after calling `on_wait`)."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as lock:
+        with _writing(self.folder / ".lock"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock_file = (self.folder / ".lock").open("w")
+        with lock_file as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -173,18 +177,23 @@ class Journal:
         self.signature = signature
         self.file = sealed.with_suffix(".jsonl")
         self.done, self._whole = _read_journal(self.file)
-        self._stream: IO[bytes] | None = None
+        self._stream: RawIOBase | None = None
 
     def append(self, predictions: Sequence[Prediction]) -> None:
         """Adds predictions and returns when they are on the disk."""
-        if self._stream is None:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            self._stream = self.file.open("ab")
-            self._stream.truncate(self._whole)
         lines = [json.dumps(asdict(p), ensure_ascii=False, default=dict) for p in predictions]
-        self._stream.write("".join(line + "\n" for line in lines).encode("utf-8", "replace"))
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
+        data = "".join(line + "\n" for line in lines).encode("utf-8", "replace")
+        with _writing(self.file):
+            if self._stream is None:
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                self._stream = self.file.open("ab", buffering=0)
+            # Whatever a failed write or a kill left behind the last whole line goes first.
+            self._stream.truncate(self._whole)
+            written = self._stream.write(data)
+            if written != len(data):  # a disk that fills up takes a part without an error
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(self._stream.fileno())
+        self._whole += len(data)
         self.done.update((p.sample_id, p) for p in predictions)
 
     def seal(self, order: Sequence[str]) -> None:
@@ -232,21 +241,35 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def write_atomically(file: Path, data: bytes) -> None:
     """The file has the old content or the new, whatever happens: written aside, then renamed."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     aside = file.with_name(f".{file.name}.{os.getpid()}")
+    with _writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with aside.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            aside.replace(file)
+        finally:
+            aside.unlink(missing_ok=True)
+        folder = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+@contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    """What the system refuses becomes one message; nothing written before is lost."""
     try:
-        with aside.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        aside.replace(file)
-    finally:
-        aside.unlink(missing_ok=True)
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        yield
+    except OSError as error:
+        raise ResultsError(
+            f"{file.parent.name}/{file.name}",
+            f"cannot be written: {error.strerror or error}; mend that and run again, "
+            "what was answered before is kept",
+        ) from None
 
 
 def _write_parquet(file: Path, table: pa.Table, metadata: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ into a study.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +37,9 @@ DEFAULT_SUITE = Suite.model_construct(
         "ai2d", "chartqa", "docvqa", "infovqa", "realworldqa", "seedbench", "scienceqa", "mmstar",
     ],
 )  # fmt: skip
+
+# A journal line and its sealed row together, measured on the micro study and rounded up.
+BYTES_PER_PREDICTION = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,20 +89,14 @@ def open_study(target: Path, options: Options) -> OpenStudy:
 def score(opened: OpenStudy, watch: Watch) -> Outcome:
     """Answers what the study owes; one writer at a time, a second process waits.
 
-    Raises ResultsError when the results folder cannot be written.
+    Raises ResultsError when the results folder cannot be written or has no room.
     """
     store, plan = opened.store, opened.plan
-    try:
-        with store.writer(lambda: watch.checkpoint("waiting for another forgeteval score")):
-            plan = replace(plan, cells=[_still_owed(store, cell) for cell in plan.cells])
-            write_record(store, study_record(opened.manifest, plan))
-            outcome = sweep(
-                plan, store, opened.manifest.suite.profile, lambda: _engine(opened), watch
-            )
-    except OSError as error:
-        raise ResultsError(
-            str(store.folder), f"{error.strerror or error}; what was answered before is kept"
-        ) from None
+    with store.writer(lambda: watch.checkpoint("waiting for another forgeteval score")):
+        plan = replace(plan, cells=[_still_owed(store, cell) for cell in plan.cells])
+        _check_room(store, plan)
+        write_record(store, study_record(opened.manifest, plan))
+        outcome = sweep(plan, store, opened.manifest.suite.profile, lambda: _engine(opened), watch)
     outcome.failures[:0] = plan.failures
     return outcome
 
@@ -140,6 +138,16 @@ def _still_owed(store: Store, cell: Any) -> Any:
     """Another process may have sealed it while this one planned or waited."""
     sealed = cell.owed and store.is_sealed(cell.task, cell.id)
     return replace(cell, owed=False) if sealed else cell
+
+
+def _check_room(store: Store, plan: Plan) -> None:
+    """Raises ResultsError before any model is loaded when the disk cannot hold the answers."""
+    need = BYTES_PER_PREDICTION * sum(cell.n for cell in plan.cells if cell.owed)
+    free = shutil.disk_usage(store.folder).free
+    if free < need:
+        raise ResultsError(
+            str(store.folder), f"about {need / 1e6:,.0f} MB needed, {free / 1e6:,.0f} MB free here"
+        )
 
 
 def _engine(opened: OpenStudy) -> Engine:

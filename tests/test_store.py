@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import ResultsError
-from harness.store import Store, cell_id, write_atomically
+from harness.store import Journal, Store, cell_id, write_atomically
 from harness.types import Prediction, Sample
 
 SIGNATURE = {"task": "t", "n": 3, "checkpoint": "abc"}
@@ -149,9 +149,31 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ResultsError, match="cannot be written: No space left on device"):
         write_atomically(file, b"new")
     assert file.read_bytes() == b"old" and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_disk_that_fills_up_loses_no_whole_line(tmp_path: Path):
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from harness.errors import ResultsError; from harness.store import Journal\n"
+        "from harness.types import Prediction\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n"
+        "journal = Journal(Path(sys.argv[1]), {})\n"
+        "try:\n"
+        "    for i in range(100): journal.append([Prediction(str(i), text='x' * 100)])\n"
+        "except ResultsError as error: print(len(journal.done), error)\n"
+    )
+    sealed = tmp_path / "cell.parquet"
+    done = subprocess.run([sys.executable, "-c", code, sealed], capture_output=True, text=True)
+    kept = int(done.stdout.split()[0])
+    assert 0 < kept < 100 and "cannot be written" in done.stdout, done.stderr
+    journal = Journal(sealed, {})
+    assert set(journal.done) == {str(i) for i in range(kept)}
+    journal.append([Prediction("after")])
+    journal.close()
+    assert len(Journal(sealed, {}).done) == kept + 1
 
 
 def test_a_second_writer_waits(store: Store, tmp_path: Path):

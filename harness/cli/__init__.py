@@ -43,7 +43,7 @@ import importlib  # noqa: E402  (temporary while the groups are being written)
 
 for _name in (
     "demo", "score", "compare", "gate", "leaderboard", "importing", "tasks", "audit", "components",
-    "tune",
+    "tune", "report", "results",
 ):  # fmt: skip
     with contextlib.suppress(ImportError):
         importlib.import_module(f"harness.cli.{_name}").register(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -48,6 +49,8 @@ def score(
     from harness.report.live import watching
     from harness.report.plan_tables import print_outcome, print_plan
 
+    # SIGTERM (a scheduler's stop) ends a sweep as cleanly as Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(stderr=json_, quiet=quiet)
     options = study.Options(results, suite, engine, limit, tuple(only or ()), verify, retry_failed)
     opened = study.open_study(manifest, options)

@@ -1,0 +1,114 @@
+"""Integrity: what of a study's results can be trusted, and what nobody refers to.
+
+Reads every file that a study's `study.json` names and looks at every other one. Nothing is
+changed here; `removable` lists what `forgeteval results prune` may delete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.errors import ResultsError
+from harness.store import SCHEMA_VERSION, Journal, Store, cell_id, read_json
+
+Kind = Literal["ok", "missing", "unfinished", "damaged", "stale", "foreign"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is known of one file (or of one that should be there)."""
+
+    kind: Kind
+    """`ok`; `missing`: owed; `unfinished`: a journal; `damaged`: does not match its checksum or
+    name; `stale`: a sound cell that `study.json` no longer refers to; `foreign`: not ours."""
+    file: Path
+    """Relative to the study's folder."""
+    text: str = ""
+
+
+def check(folder: Path) -> list[Finding]:
+    """Every file of a study judged, worst news not hidden behind good. Raises ResultsError when
+    there is no readable `study.json`."""
+    record = read_json(folder / "study.json")
+    if record.get("schema") != SCHEMA_VERSION:
+        raise ResultsError(f"{folder.name}/study.json", f"has schema {record.get('schema')!r}")
+    if record.get("kind") != "scored":
+        return [Finding("ok", Path("study.json"))]
+    store = Store(folder)
+    found = [*_cells(store, record), *_samples(store, record)]
+    known = {finding.file for finding in found}
+    return found + [_unknown(store, file) for file in _others(folder, known)]
+
+
+def removable(findings: list[Finding]) -> list[Finding]:
+    """The stale cells and samples, and journals that no study refers to."""
+    return [finding for finding in findings if finding.kind == "stale"]
+
+
+def _cells(store: Store, record: dict[str, Any]) -> Iterator[Finding]:
+    sizes = {row["name"]: row["n"] for row in record["benchmarks"]}
+    wanted = {(t, c) for stage in record["stages"] for t, c in stage["cells"].items()}
+    for task, cell in sorted(wanted):
+        file = store.cell_file(task, cell)
+        place = file.relative_to(store.folder)
+        if file.is_file():
+            yield _judge(store, place, task, cell, sizes.get(task))
+        elif file.with_suffix(".jsonl").is_file():
+            done = len(Journal(file, {}).done)
+            text = f"{done} of {sizes.get(task)} answered; `forgeteval score` goes on"
+            yield Finding("unfinished", place.with_suffix(".jsonl"), text)
+        else:
+            yield Finding("missing", place, "not scored yet")
+
+
+def _judge(store: Store, place: Path, task: str, cell: str, n: int | None) -> Finding:
+    try:
+        table, metadata = store.read_cell(task, cell)
+    except ResultsError as error:
+        return Finding("damaged", place, error.problems[0].text)
+    if cell_id(metadata.get("signature", {})) != cell:
+        return Finding("damaged", place, "its signature belongs to another cell")
+    if n is not None and table.num_rows != n:
+        return Finding("damaged", place, f"{table.num_rows} rows, expected {n}")
+    failed = metadata.get("n_failed", 0)
+    return Finding("ok", place, f"{failed} failed samples" if failed else "")
+
+
+def _samples(store: Store, record: dict[str, Any]) -> Iterator[Finding]:
+    for row in record["benchmarks"]:
+        file = store.samples_file(row["name"], row["data"])
+        place = file.relative_to(store.folder)
+        try:
+            n = len(store.read_samples(row["name"], row["data"]))
+        except ResultsError as error:
+            yield Finding("damaged" if file.is_file() else "missing", place, error.problems[0].text)
+            continue
+        sound = n == row["n"]
+        text = "" if sound else f"{n} rows, expected {row['n']}"
+        yield Finding("ok" if sound else "damaged", place, text)
+
+
+def _others(folder: Path, known: set[Path]) -> Iterator[Path]:
+    for part in ("cells", "samples"):
+        for file in sorted((folder / part).rglob("*")):
+            place = file.relative_to(folder)
+            if file.is_file() and place not in known:
+                yield place
+
+
+def _unknown(store: Store, place: Path) -> Finding:
+    """A file that `study.json` does not name: an old cell of ours, or somebody else's."""
+    if place.suffix == ".jsonl" and len(place.stem) == 20:
+        return Finding("stale", place, "journal of a cell that the study no longer refers to")
+    try:
+        if place.parts[0] == "cells":
+            store.read_cell(place.parent.name, place.stem)
+        else:
+            task, _, data = place.stem.rpartition("-")
+            store.read_samples(task, data)
+    except (ResultsError, KeyError):
+        return Finding("foreign", place, "not written by forgeteval, or damaged")
+    return Finding("stale", place, "the study no longer refers to it")
