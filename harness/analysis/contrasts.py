@@ -57,22 +57,23 @@ def part_of(judged: Judged, benchmark: str, runs: Sequence[CellWeights], signs: 
     """What `benchmark` adds to the contrasts of `runs`; `signs` (R,) sum the runs up."""
     keys = sorted({key for run in runs for key, name in run if name == benchmark})
     loads = np.array([[run.get((key, benchmark), 0.0) for key in keys] for run in runs])
-    scores = judged.columns(benchmark, keys)
+    scores = judged.columns(benchmark, keys).T
     bench = judged.scores.benchmarks[benchmark]
-    known = np.isfinite(scores)
-    complete = known.all(axis=1)
     total = signs @ loads
-    heavy = bench.weights[complete]
-    means = (
-        (heavy @ scores[complete]) / heavy.sum() if complete.any() else np.full(len(keys), np.nan)
-    )
+    complete = np.isfinite(scores).all(axis=0)
+    values = np.where(complete, total @ scores, np.nan)
+    n_dropped, heavy = 0, bench.weights
+    if not complete.all():
+        n_dropped = int((np.isfinite(scores).any(axis=0) & ~complete).sum())
+        scores, heavy = scores[:, complete], heavy[complete]
+    means = scores @ heavy / heavy.sum() if len(heavy) else np.full(len(keys), np.nan)
     same = all(judged.same_signature(benchmark, keys[0], key) for key in keys[1:])
     return Part(
-        values=np.where(complete, np.where(known, scores, 0.0) @ total, np.nan),
+        values=values,
         by_run=loads @ means,
         groups=bench.groups,
         weights=bench.weights,
-        n_dropped=int((known.any(axis=1) & ~complete).sum()),
+        n_dropped=n_dropped,
         reach=float(max(total[total > 0].sum(), -total[total < 0].sum())),
         same=same and len(keys) > 1 and abs(float(total.sum())) < 1e-12,
     )
@@ -80,12 +81,12 @@ def part_of(judged: Judged, benchmark: str, runs: Sequence[CellWeights], signs: 
 
 def check_overlap(judged: Judged, benchmark: str, keys: Sequence[StageKey], limit: float) -> None:
     """Raise IncompatibleError if more than `limit` of the samples are not in all cells given."""
-    known = np.isfinite(judged.columns(benchmark, sorted(set(keys))))
-    there = np.asarray(known.any(axis=0))
+    known = np.isfinite(judged.columns(benchmark, sorted(set(keys))).T)
+    there = np.asarray(known.any(axis=1))
     if there.sum() < 2:
         return
-    seen = known[:, there]
-    n_all, n_common = int(seen.any(axis=1).sum()), int(seen.all(axis=1).sum())
+    seen = known[there]
+    n_all, n_common = int(seen.any(axis=0).sum()), int(seen.all(axis=0).sum())
     if n_all - n_common > limit * n_all:
         names = ", ".join(
             label(key) for key, is_there in zip(sorted(set(keys)), there, strict=True) if is_there

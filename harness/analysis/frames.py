@@ -116,6 +116,21 @@ LEADERBOARD_COLUMNS = [
 MEAN = "mean"
 HELD_OUT_MEAN = "held_out"
 
+# Figures that the leaderboard shows in points.
+POINTS = (
+    "learning",
+    "target_forgetting",
+    "target_overall",
+    "heldout_final",
+    "heldout_worst",
+    "heldout_mean",
+    "heldout_sum",
+    "worst_benchmark",
+    "superficial",
+    "essential",
+    "balance",
+)
+
 Row = dict[str, object]
 
 
@@ -392,19 +407,7 @@ def _leaderboard_row(
         "n_missing": n_missing,
         "signature": signature,
     }
-    for name in [
-        "learning",
-        "target_forgetting",
-        "target_overall",
-        "heldout_final",
-        "heldout_worst",
-        "heldout_mean",
-        "heldout_sum",
-        "worst_benchmark",
-        "superficial",
-        "essential",
-        "balance",
-    ]:
+    for name in POINTS:
         row[f"{name}_pp"] = 100 * figures[name].delta
     for name in ("learning", "heldout_final"):
         row[f"{name}_ci_low_pp"] = 100 * figures[name].low
