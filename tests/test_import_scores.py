@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ ROWS = [
 ]
 
 
-def frame(**columns: object) -> pd.DataFrame:
+def frame(**columns: Any) -> pd.DataFrame:
     """ROWS with further or replaced columns."""
     return pd.DataFrame(ROWS).assign(**columns)
 
@@ -221,7 +222,9 @@ def test_broken_files(tmp_path: Path) -> None:
         import_scores(tmp_path / "latin.csv", "mine", tmp_path)
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "x" * 101, "a\n", "-rf", "x."])
+@pytest.mark.parametrize(
+    "name", ["../x", "a/b", "", ".hidden", "x" * 101, "a\n", "-rf", "..", "con"]
+)
 def test_study_names_are_no_paths(tmp_path: Path, name: str) -> None:
     with pytest.raises(ResultsError, match="study name"):
         import_scores(save(frame(), tmp_path / "s.csv"), name, tmp_path / "results")

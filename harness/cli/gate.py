@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def gate(
-    study: Annotated[str, typer.Argument(help="Name of a scored or imported study.")],
+    study: Annotated[str, typer.Argument(help="A study: its name, folder or manifest.")],
     candidate: Annotated[
         str,
         typer.Option(
@@ -49,7 +49,9 @@ def gate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.")] = None,
     summary: Annotated[Path | None, typer.Option(help="Write Markdown here.")] = None,
-    results: Annotated[Path, typer.Option(help="Folder of all studies.")] = Path("results"),
+    results: Annotated[
+        Path | None, typer.Option(help="Folder of all studies. [default: results]")
+    ] = None,
 ) -> None:
     """Judge a checkpoint against a baseline: one verdict per benchmark, worst first.
 
@@ -62,14 +64,14 @@ def gate(
     """
     from harness.analysis.options import JudgeOptions
     from harness.gate import judge_gate
-    from harness.interop.score_files import study_folder
     from harness.pairing import pair_stages
     from harness.policy import check_policy, choose_policy
     from harness.scoring.study import read_scores
+    from harness.study import study_folder
 
     options = JudgeOptions(scorer=scorer, level=level, max_dropped=max_dropped)
     rules = choose_policy(policy, margin=margin, strict=strict or None, inconclusive=inconclusive)
-    scores = read_scores(study_folder(results, study))
+    scores = read_scores(study_folder(study, results))
     check_policy(rules, scores, str(policy or "options"))
     result = judge_gate(scores, pair_stages(scores, candidate, baseline), rules, options)
     _write_files(result, junit, summary)

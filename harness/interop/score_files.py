@@ -45,13 +45,13 @@ from harness.analysis.scores import (
 from harness.errors import ResultsError
 from harness.interop.score_rows import DEFAULTS, NAMES, ScoreRows, joint_codes, read_rows
 from harness.interop.score_tables import TEXTS
+from harness.manifest import check_name
 from harness.store import read_json
 
 KIND = "imported"
 SCHEMA_VERSION = 1
 STUDY_FILE = "study.json"
 ROWS_FILE = "imported.parquet"
-_STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _ROLE_ORDER = {"target": 0, "held_out": 1, "probe": 2}
 # Benchmarks whose words are held in memory while flips are shown.
 _TEXTS_KEPT = 4
@@ -111,20 +111,12 @@ def import_scores(
     )
 
 
-def study_folder(results: Path, study: str) -> Path:
-    """`results/<study>`, there or not. Raises ResultsError for a name that is a path."""
-    if not _STUDY_NAME.fullmatch(study) or study.endswith("."):
-        raise ResultsError(
-            f"study name {study[:100]!r}",
-            "expected letters, digits, '.', '_' and '-', beginning with a letter or digit, "
-            "at most 100 characters",
-        )
-    return results / study
-
-
 def _free_folder(results: Path, study: str, *, replace: bool) -> Path:
     """Where the study will lie."""
-    folder = study_folder(results, study)
+    try:
+        folder = results / check_name(study)
+    except ValueError as error:
+        raise ResultsError("study name", str(error)) from None
     if not folder.exists():
         return folder
     kind = read_json(folder / STUDY_FILE).get("kind") if (folder / STUDY_FILE).is_file() else ""
@@ -316,10 +308,16 @@ def _benchmarks(
             values=values,
             status=status,
             unparsed=np.zeros(shape, bool),
-            settings=(KIND,) * len(keys),
+            settings=(_settings(words["sample_id"][ids]),) * len(keys),
             signatures=tuple(f"{KIND}:{key.strategy}/{key.run}@{key.stage}" for key in keys),
         )
     return result
+
+
+def _settings(sample_ids: NDArray[np.object_]) -> str:
+    """What is known of how the numbers were made: that they came in a file, for which samples."""
+    digest = hashlib.sha256("\n".join(sample_ids).encode()).hexdigest()
+    return f"kind:{KIND}|n:{len(sample_ids)}|samples:{digest[:16]}"
 
 
 def _groups(

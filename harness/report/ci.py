@@ -27,7 +27,7 @@ _MESSAGE_LIMIT = 1000
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 # What Markdown or GitHub could read as more than text; quiet inside words (micro_count, llm@2).
 _MARKUP = re.compile(
-    r"""[\\`*\[\]<>|&#~$^{}]|(?<=www)\.|:(?=//)|(?<!\w)@|(?<![^\W_])_|_(?![^\W_])|^[-+=]"""
+    r"""[\\`*\[\]<>|&#~$^{}]|(?<=www)\.|:(?=//)|(?<!\w)@|(?<![^\W_])_|_(?![^\W_])"""
 )
 # Control and format characters, halves of surrogate pairs, line and paragraph separators.
 _UNSEEN = re.compile(
@@ -129,10 +129,10 @@ def markdown(result: GateResult, limit: int = SUMMARY_LIMIT) -> str:
     """
     head = [
         f"## forgeteval gate: {result.headline}\n\n",
-        f"{_markdown(result.study)}: **{_markdown(result.candidate)}** against "
-        f"{_markdown(result.baseline)}, scorer {_markdown(result.scorer)}, "
+        f"{markdown_text(result.study)}: **{markdown_text(result.candidate)}** against "
+        f"{markdown_text(result.baseline)}, scorer {markdown_text(result.scorer)}, "
         f"level {100 * result.level:g} %.\n\n",
-        *[f"> {_markdown(note, 500)}\n\n" for note in result.notes],
+        *[f"> {markdown_text(note, 500)}\n\n" for note in result.notes],
         "| | benchmark | role | delta (pp) | interval (pp) | margin (pp) | samples | lost | gained "
         "| what |\n|---|---|---|---:|---|---:|---:|---:|---:|---|\n",
     ]
@@ -146,34 +146,29 @@ def _table_line(row: GateRow) -> str:
     d = row.difference
     cells = [
         icon,
-        _markdown(row.name),
+        markdown_text(row.name),
         row.role,
         _points(d.delta),
         f"{_points(d.low)} to {_points(d.high)}" if d.known else "NA",
         f"{row.margin_pp:g}",
         str(d.n_samples),
         *("" if n is None else str(n) for n in (row.lost, row.gained)),
-        _markdown(row.what),
+        markdown_text(row.what),
     ]
     return f"| {' | '.join(cells)} |\n"
 
 
 def _details(row: GateRow) -> str:
-    lines = [f"<details><summary>{_markdown(row.name)}: example flips</summary>\n\n"]
+    lines = [f"<details><summary>{markdown_text(row.name)}: example flips</summary>\n\n"]
     lines.append("| question | before | after | gold |\n|---|---|---|---|\n")
     for flip in row.flips:
         cells = (flip.question, flip.before, flip.after, flip.gold)
-        lines.append(f"| {' | '.join(_markdown(cell) for cell in cells)} |\n")
+        lines.append(f"| {' | '.join(markdown_text(cell) for cell in cells)} |\n")
     return "".join([*lines, "\n</details>\n\n"])
 
 
 def _points(share: float) -> str:
     return "NA" if share != share else f"{100 * share:+.2f}"
-
-
-def _markdown(text: str, limit: int = TEXT_LIMIT) -> str:
-    """Foreign text that Markdown and HTML show as it is written: no link, tag, image or mention."""
-    return _MARKUP.sub(lambda match: f"&#{ord(match[0])};", one_line(text, limit)) or " "
 
 
 def _fit(blocks: Iterable[str], n_blocks: int, limit: int) -> str:
@@ -187,6 +182,11 @@ def _fit(blocks: Iterable[str], n_blocks: int, limit: int) -> str:
             return "".join(taken) + tail.format(n_blocks - len(taken))
         taken.append(block)
     return "".join(taken)
+
+
+def markdown_text(text: str, limit: int = TEXT_LIMIT) -> str:
+    """Foreign text that Markdown and HTML show as it is written: no link, tag, image or mention."""
+    return _MARKUP.sub(lambda match: f"&#{ord(match[0])};", one_line(text, limit)) or " "
 
 
 def append_summary(result: GateResult, file: Path) -> None:
