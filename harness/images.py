@@ -33,9 +33,9 @@ from harness.errors import SampleError
 # Pillow itself warns at 89 million and refuses at 179 million.
 MAX_PIXELS = 100_000_000
 MAX_BYTES = 200_000_000
-# What data sets hold in practice. MPO is a camera's JPEG with a second picture. Formats that run
-# programs (EPS) or have a history of unsafe decoders are not opened.
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+# What data sets hold in practice. Formats that run programs (EPS) or have a history of unsafe
+# decoders are not opened.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 DOWNLOAD_THREADS = 16
 DOWNLOAD_ATTEMPTS = 3

@@ -63,19 +63,23 @@ def images(row: Row, *names: str) -> tuple[Image, ...]:
         cell = row.get(name)
         # A grading row may carry anything under an image's name (null, a path): only images count.
         cells = cell if isinstance(cell, list | tuple) else (cell,)
-        found += [item for item in cells if hasattr(item, "decode") and hasattr(item, "sha256")]
+        found += [item for item in cells if _is_image(item)]
     return tuple(found)
 
 
 def columns(row: Row) -> dict[str, Any]:
     """The row without its images: what scorers and headlines may read (`Sample.doc`)."""
-    return {name: value for name, value in row.items() if not _is_image(value)}
+    return {
+        name: value
+        for name, value in row.items()
+        if not _is_image(value[0] if isinstance(value, tuple | list) and value else value)
+    }
 
 
 def _is_image(value: object) -> bool:
-    if isinstance(value, tuple | list) and value:
-        value = value[0]
-    return hasattr(value, "sha256")
+    """By its type: asking an image for anything may read it."""
+    kind = type(value)
+    return hasattr(kind, "decode") and hasattr(kind, "read")
 
 
 def digest(content: str) -> str:

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from harness.errors import DataError, Problem, SampleError, did_you_mean
 from harness.images import UrlImage, download, pixel_hash
 from harness.subset import choose
-from harness.tables import AddressedTable, ColumnTable, JoinedTable, Table, open_path
+from harness.tables import AddressedTable, ColumnTable, JoinedTable, Table, column_table, open_path
 from harness.types import BY_PIXELS, Sample, Source, Task
 
 # Problems of single rows shown before "and n more".
@@ -189,7 +189,7 @@ def _hub_table(source: Source, config: str | None) -> ColumnTable:
             why = str(error).strip().splitlines()
             reasons.append(Problem(hub, (why[0] if why else type(error).__name__)[:160]))
             continue
-        return ColumnTable(tuple(item["filename"] for item in loaded.cache_files))
+        return column_table([Path(item["filename"]) for item in loaded.cache_files])
     reasons.append(
         Problem("cure", "check the network and the id, or give a local copy: suite.sources.<task>")
     )
@@ -201,7 +201,7 @@ def resolved_revision(table: Table) -> str | None:
     if isinstance(table, AddressedTable | JoinedTable):
         table = table.main
     if isinstance(table, ColumnTable) and table.files:
-        commits = [p for p in Path(table.files[0]).parts if re.fullmatch(r"[0-9a-f]{40}", p)]
+        commits = [p for p in Path(table.files[0].path).parts if re.fullmatch(r"[0-9a-f]{40}", p)]
         return commits[-1] if commits else None
     return None
 

@@ -55,16 +55,34 @@ class Table(Protocol):
 # --- Parquet and Arrow -----------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """A file in the state it had when its table was opened: a rewritten file is another one."""
+
+    path: str
+    modified_ns: int
+
+    @classmethod
+    def at(cls, path: Path) -> DataFile:
+        """The file as it is now."""
+        return cls(str(path), path.stat().st_mtime_ns)
+
+    @property
+    def folder(self) -> str:
+        """The folder that image paths in it are relative to."""
+        return str(Path(self.path).parent)
+
+
 class _Pieces:
     """Pieces of columns by (file, piece, leaf), the least recently used dropped first."""
 
     def __init__(self, limit: int):
         self._limit = limit
-        self._held: OrderedDict[tuple[str, int, str], pa.ChunkedArray] = OrderedDict()
+        self._held: OrderedDict[tuple[DataFile, int, str], pa.ChunkedArray] = OrderedDict()
         self._size = 0
         self._lock = threading.Lock()
 
-    def get(self, file: str, piece: int, leaf: str) -> pa.ChunkedArray:
+    def get(self, file: DataFile, piece: int, leaf: str) -> pa.ChunkedArray:
         opened = _open(file)
         if isinstance(opened, _ArrowPieces):  # mapped: the system pages it in and out
             return opened.piece(piece, leaf)
@@ -135,8 +153,8 @@ class _ArrowPieces:
 
 
 @lru_cache(maxsize=64)
-def _open(path: str) -> _ParquetPieces | _ArrowPieces:
-    name = Path(path).name
+def _open(file: DataFile) -> _ParquetPieces | _ArrowPieces:
+    path, name = file.path, Path(file.path).name
     try:
         return _ParquetPieces(path) if path.endswith(".parquet") else _ArrowPieces(path)
     except (pa.ArrowException, OSError) as error:
@@ -148,7 +166,7 @@ def _open(path: str) -> _ParquetPieces | _ArrowPieces:
 class ColumnTable:
     """Rows of Parquet or Arrow files, one after another. Pickles as its paths."""
 
-    files: tuple[str, ...]
+    files: tuple[DataFile, ...]
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -172,7 +190,7 @@ class ColumnTable:
             else:
                 value = cell.as_py()
                 is_path = kind == "text" and IMAGE_COLUMN.fullmatch(name) and value
-                found[name] = _file_image(value, str(Path(file).parent)) if is_path else value
+                found[name] = _file_image(value, file.folder) if is_path else value
         return found
 
     def column(self, name: str) -> list[Any]:
@@ -194,7 +212,7 @@ class ColumnTable:
             if value.get("bytes"):
                 return bytes(value["bytes"])
             if value.get("path"):
-                return _file_image(value["path"], str(Path(file).parent)).read()
+                return _file_image(value["path"], file.folder).read()
             value = None
         if not value:
             raise SampleError(f"column {column!r} has an image without bytes")
@@ -202,17 +220,17 @@ class ColumnTable:
 
 
 @lru_cache(maxsize=64)
-def _starts(files: tuple[str, ...]) -> tuple[int, ...]:
+def _starts(files: tuple[DataFile, ...]) -> tuple[int, ...]:
     """Row number at which each file starts, and the number of rows at the end."""
     return (0, *accumulate(sum(_open(file).lengths) for file in files))
 
 
 @lru_cache(maxsize=4096)
-def _piece_starts(file: str) -> tuple[int, ...]:
+def _piece_starts(file: DataFile) -> tuple[int, ...]:
     return (0, *accumulate(_open(file).lengths))
 
 
-def _locate(files: tuple[str, ...], row: int) -> tuple[str, int, int]:
+def _locate(files: tuple[DataFile, ...], row: int) -> tuple[DataFile, int, int]:
     """File, piece and position within the piece of a row."""
     starts = _starts(files)
     number = bisect_right(starts, row) - 1
@@ -223,7 +241,7 @@ def _locate(files: tuple[str, ...], row: int) -> tuple[str, int, int]:
 
 
 @lru_cache(maxsize=4096)
-def _kinds(file: str) -> Mapping[str, tuple[str, str]]:
+def _kinds(file: DataFile) -> Mapping[str, tuple[str, str]]:
     """Column -> (image, images, text or other by the Arrow type; the leaf to read for a row)."""
     opened = _open(file)
     kinds = {field.name: _kind(field.type) for field in opened.schema}
@@ -351,7 +369,7 @@ def open_path(path: Path, split: str = "", config: str | None = None) -> Table:
         path = path / split
     if (path / "state.json").is_file():
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        return ColumnTable(tuple(str(path / item["filename"]) for item in state["_data_files"]))
+        return column_table([path / item["filename"] for item in state["_data_files"]])
     if config and (path / config).is_dir():
         path = path / config
     for name in _METADATA:
@@ -399,28 +417,30 @@ def _of_split(folder: Path, files: list[Path], split: str) -> list[Path]:
 def _open_files(files: list[Path]) -> Table:
     suffix = files[0].suffix
     if suffix in COLUMN_SUFFIXES:
-        table = ColumnTable(tuple(str(file) for file in files))
-        _same_columns(files)
-        return table
+        return column_table(files)
     if suffix not in RECORD_SUFFIXES:
         kinds = ", ".join((*COLUMN_SUFFIXES, *RECORD_SUFFIXES))
-        raise DataError(files[0].name, f"got a {suffix or 'nameless'} file, expected {kinds}")
+        raise DataError(
+            files[0].name, f"got a {suffix or 'nameless'} file, expected one of {kinds}"
+        )
     if len(files) > 1:
         names = ", ".join(file.name for file in files[:5])
         raise DataError(files[0].parent.name, f"several record files ({names}): name one of them")
     return _read_records(files[0])
 
 
-def _same_columns(files: list[Path]) -> None:
-    """Shards of one table must agree. Raises DataError naming those that do not."""
-    first = set(_open(str(files[0])).schema.names)
+def column_table(paths: Sequence[Path]) -> ColumnTable:
+    """Parquet or Arrow files as one table. Raises DataError for shards with other columns."""
+    files = tuple(DataFile.at(path) for path in paths)
+    first = set(_open(files[0]).schema.names)
     problems = [
-        Problem(file.name, f"columns differ from {files[0].name}: {', '.join(sorted(odd))}")
-        for file in files[1:]
-        if (odd := first ^ set(_open(str(file)).schema.names))
+        Problem(path.name, f"columns differ from {paths[0].name}: {', '.join(sorted(odd))}")
+        for path, file in zip(paths[1:], files[1:], strict=True)
+        if (odd := first ^ set(_open(file).schema.names))
     ]
     if problems:
-        raise DataError(files[0].parent.name, problems)
+        raise DataError(paths[0].parent.name, problems)
+    return ColumnTable(files)
 
 
 def _nearby(path: Path) -> str:

@@ -293,8 +293,9 @@ def _print_table(tasks: Iterable[Task]) -> None:
 
     console = Console()
     columns = "{:13.13} {:8} {:>7} {:18.18} {:10.10} {}"
-    heads = columns.format("task", "role", "n", "metric", "chance", "groups (source, licence)")
+    heads = columns.format("task", "role", "n", "metric", "chance", "groups")
     console.print(Text(heads, "bold"))
+    console.print(Text(f"{'':13} source, licence", "dim"))
     for task in tasks:
         size = "" if task.n is None else f"{task.n:,}"
         facts = (task.name, task.role, size, task.metric, task.chance, task.groups)

@@ -1,0 +1,197 @@
+"""Every task keeps its contract on the fixtures; prompts equal those of the reference programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from harness import contract, registry, sources
+from harness.prompts import as_text, request_parts
+from harness.types import Sample, Task
+from tests import make_fixtures
+
+DATA = Path(__file__).parent / "fixtures" / "data"
+PROMPTS = Path(__file__).parent / "fixtures" / "prompts"
+TASK_OF_FILE = {
+    "textvqa_val": "textvqa",
+    "docvqa_val": "docvqa",
+    "infovqa_val": "infovqa",
+    "scienceqa_img": "scienceqa",
+    "pixmocount": "pixmo_count",
+    "mmmu_val": "mmmu",
+    "vqav2_val": "vqav2",
+    "mmbench_en_dev_static": "mmbench",
+}
+PROFILE_OF_MODE = {"default": "fixed", "intended": "fixed", "as_released": "lmm_cl"}
+NAMES = [maker.stem for maker in sorted(DATA.iterdir())]
+
+
+def place(name: str) -> sources.SourceOverride:
+    found = [path for path in (DATA / name, DATA / f"{name}.parquet") if path.exists()]
+    return sources.SourceOverride(path=str(found[0]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_task_keeps_its_contract(name: str) -> None:
+    task = registry.task(name)
+    report = contract.check(task, sources.load(task, place(name)))
+    assert report.problems == ()
+    assert report.n_samples >= 2
+
+
+def test_fixtures_cover_all_tasks_but_the_micro_study() -> None:
+    others = {name for name in registry.names() if not name.startswith("micro_")}
+    assert set(NAMES) == others
+    assert len(others) == 24
+
+
+def test_committed_fixtures_are_what_the_maker_writes(tmp_path: Path) -> None:
+    make_fixtures.make(tmp_path)
+    for name in NAMES:
+        task = registry.task(name)
+        made = sources.SourceOverride(path=str(tmp_path / Path(str(place(name).path)).name))
+        fresh = sources.content_digest(sources.load(task, made))
+        assert fresh == sources.content_digest(sources.load(task, place(name))), name
+
+
+def golden_prompts() -> list[tuple[str, dict]]:
+    rows = []
+    for file in sorted(PROMPTS.glob("*.jsonl")):
+        if file.stem == "countbench_upstream":  # of no profile: see the README there
+            continue
+        name = TASK_OF_FILE.get(file.stem, file.stem)
+        rows += [(name, json.loads(line)) for line in file.read_text().splitlines()]
+    return rows
+
+
+def test_prompts_equal_those_of_the_reference_programs() -> None:
+    rows = [(name, row) for name, row in golden_prompts() if row["mode"] in PROFILE_OF_MODE]
+    assert len(rows) == 117
+    for name, row in rows:
+        task = registry.task(name)
+        sample = task.sample(row["doc"], 0)
+        prompt = task.prompts[PROFILE_OF_MODE[row["mode"]]](sample)
+        assert as_text(prompt, sample) == row["prompt"], row["id"]
+
+
+def test_mmmu_pictures_stand_where_the_reference_puts_them() -> None:
+    rows = [row for _, row in golden_prompts() if row["mode"] == "chat_messages"]
+    assert len(rows) == 3
+    task = registry.task("mmmu")
+    for row in rows:
+        parts = task.prompts["fixed"](task.sample(row["doc"], 0))
+        pieces = [
+            {"type": "image", "image": f"image_{part + 1}"}
+            if isinstance(part, int)
+            else {"type": "text", "text": part.strip()}
+            for part in parts
+            if not isinstance(part, str) or part.strip()
+        ]
+        assert pieces == row["messages"]
+
+
+class Picture:
+    """An image that nobody reads."""
+
+    sha256 = "0" * 64
+
+
+def sample(question: str, n_images: int = 1, choices: tuple[str, ...] = ()) -> Sample:
+    return Sample("1", question, ("a",), tuple(Picture() for _ in range(n_images)), choices)
+
+
+@pytest.mark.parametrize(
+    ("question", "n_images", "slots"),
+    [
+        ("no mark", 2, [0, 1]),
+        ("here <image> it is", 1, [0]),
+        ("<image 2> before <image 1>", 2, [1, 0]),
+        ("only <image 2>", 3, [0, 2, 1]),
+        ("twice <image 1> <image 1>", 1, [0]),
+        ("beyond <image 7>", 1, [0]),
+    ],
+)
+def test_each_image_has_one_slot(question: str, n_images: int, slots: list[int]) -> None:
+    asked = sample(question, n_images)
+    prompt = registry.task("mmmu").prompts["fixed"](asked)
+    parts = request_parts(prompt, n_images)
+    assert [part for part in parts if isinstance(part, int)] == slots
+
+
+def test_the_caption_of_countbench_is_not_shown() -> None:
+    task = registry.task("countbench")
+    for item in sources.load(task, place("countbench")):
+        for write in task.prompts.values():
+            assert item.doc["text"] not in as_text(write(item), item)
+
+
+def faulty(task: Task, **changes: object) -> Task:
+    return dataclasses.replace(task, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompts": {"fixed": lambda s: s.doc["text"]}}, "shows the caption"),
+        ({"prompts": {"fixed": lambda s: ("no slot",)}}, "has 0 image slots for 1 images"),
+        ({"prompts": {"fixed": lambda s: "<image> left"}}, "image mark left"),
+        ({"scorers": {}}, None),
+    ],
+)
+def test_check_names_what_a_task_does_wrong(changes: dict, message: str | None) -> None:
+    task = faulty(registry.task("countbench"), **changes)
+    samples = sources.load(task, place("countbench"))
+    if message is None:
+        with pytest.raises(KeyError):
+            contract.check(task, samples)
+        return
+    problems = [str(problem) for problem in contract.check(task, samples).problems]
+    assert any(message in problem for problem in problems)
+    assert all("000000, 000001" in problem for problem in problems)
+
+
+def test_check_sees_gold_answers_that_do_not_score() -> None:
+    task = registry.task("countbench")
+    yes_no = faulty(task, scorers=registry.task("pope").scorers)
+    problems = contract.check(yes_no, sources.load(task, place("countbench"))).problems
+    assert any("gold answer scores 0 under strict, expected 1" in str(p) for p in problems)
+
+
+def test_facts_of_single_tasks() -> None:
+    pixmo = registry.task("pixmo_count")
+    original = {"label": "dogs", "count": 3, "image_url": "https://x", "image_sha256": "a" * 64}
+    made = pixmo.sample(original, 0)
+    assert (made.question, made.answers) == ("How many dogs are in this image?", ("3",))
+    assert made.group == "a" * 64
+    star = list(sources.load(registry.task("mmstar"), place("mmstar")))
+    assert star[1].choices == ("Market, old", "Forest")
+    assert star[0].group == star[1].group != star[2].group
+    science = list(sources.load(registry.task("scienceqa"), place("scienceqa")))
+    assert [round(item.chance, 3) for item in science] == [0.5, 0.333, 0.2]
+    assert science[0].group == science[1].group
+    bench = list(sources.load(registry.task("mmbench"), place("mmbench")))
+    assert [item.doc["question_index"] for item in bench] == [12, 12, 13]
+    assert [len(item.images) for item in sources.load(registry.task("mmmu"), place("mmmu"))] == [
+        1,
+        3,
+        1,
+    ]
+    seed = sources.load(registry.task("seedbench"), place("seedbench"))
+    assert (len(seed), seed.left_out) == (2, 1)
+
+
+def test_golden_answers_of_every_fixture_are_of_the_stated_type() -> None:
+    kinds = {
+        name: {item.answer_type for item in sources.load(registry.task(name), place(name))}
+        for name in ("ai2d", "pathvqa", "timeclock", "pixmo_count", "chartqa")
+    }
+    assert kinds == {
+        "ai2d": {"letter"},
+        "pathvqa": {"yes_no", "phrase", "integer"},
+        "timeclock": {"time"},
+        "pixmo_count": {"integer"},
+        "chartqa": {"integer", "decimal", "yes_no", "phrase"},
+    }
