@@ -71,8 +71,8 @@ def task(
 
 
 TASKS = (
-    task("color", "Colour of a thing", "held_out", PHRASE, reader("phrase", 1 / 8), "1/8"),
-    task("shape", "Shape of a thing", "held_out", PHRASE, reader("phrase", 1 / 6), "1/6"),
+    task("color", "Colour of a thing", "held_out", PHRASE, reader("phrase", 1 / 6), "1/6"),
+    task("shape", "Shape of a thing", "held_out", PHRASE, reader("phrase", 1 / 5), "1/5"),
     task("presence", "Is it there?", "held_out", YES_NO, reader("yes_no", 1 / 2), "1/2"),
     task("choice", "Which of two is there?", "held_out", CHOICE, reader("letter", 1 / 2), "1/2"),
     task("size", "Small or large", "held_out", PHRASE, reader("phrase", 1 / 2), "1/2"),

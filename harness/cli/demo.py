@@ -111,7 +111,6 @@ def build_base(
         "micro_base"
     ),
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights and pictures.")] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 2400,
 ) -> None:
     """Pre-train the micro study's base from random weights, as the shipped one was made."""
     from rich.console import Console
@@ -121,9 +120,10 @@ def build_base(
 
     console = Console()
     with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task("pre-training", total=steps)
+        recipe = PretrainRecipe(seed=seed)
+        bar = progress.add_task("pre-training", total=recipe.steps)
         model, processor = pretrain(
-            PretrainRecipe(steps=steps, seed=seed),
+            recipe,
             lambda done, loss: progress.update(bar, completed=done, description=f"loss {loss:.3f}"),
         )
     model.save_pretrained(out)

@@ -26,8 +26,9 @@ COLORS = {
     "pink": (245, 150, 190),
     "black": (25, 25, 25),
 }
-SHAPES = ("circle", "square", "triangle", "cross", "star", "diamond")
-SIZES = {"small": 5.0, "large": 10.0}  # circumscribed radius in pixels
+SCENE_COLORS = ("red", "green", "blue", "yellow", "purple", "black")
+SHAPES = ("circle", "square", "triangle", "cross", "diamond")
+SIZES = {"small": 5.0, "large": 8.0}  # circumscribed radius in pixels
 TEXTURES = ("striped", "dotted", "checked", "plain", "ringed", "crossed")
 
 # A species is a body shape with a body colour and the colour of its cap. Four of each body, so
@@ -68,12 +69,6 @@ def canvas(rng: np.random.Generator) -> Image.Image:
 
 def outline(shape: str, x: float, y: float, r: float) -> list[tuple[float, float]]:
     """Corner points of `shape` around (x, y) with circumscribed radius `r` pixels."""
-    if shape == "star":
-        radii = [r if i % 2 == 0 else 0.45 * r for i in range(10)]
-        return [
-            (x + q * math.sin(i * math.pi / 5), y - q * math.cos(i * math.pi / 5))
-            for i, q in enumerate(radii)
-        ]
     if shape == "cross":
         a, b = 0.36 * r, r
         corners = [(-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a), (a, b), (-a, b)]
@@ -106,19 +101,19 @@ def draw_shape(
 
 
 def scene(rng: np.random.Generator, n: int) -> tuple[Image.Image, list[Thing]]:
-    """`n` things (1 to 4) in the quarters of a sheet; no colour and no shape occurs twice."""
+    """`n` things (1 to 5) in a 3x3 grid; no colour and no shape occurs twice."""
     image = canvas(rng)
     pen = ImageDraw.Draw(image)
     shapes = rng.permutation(SHAPES)[:n]
-    colors = rng.permutation(list(COLORS))[:n]
-    cells = rng.permutation(4)[:n]
+    colors = rng.permutation(SCENE_COLORS)[:n]
+    cells = rng.permutation(9)[:n]
     things = []
     for shape, color, cell in zip(shapes, colors, cells, strict=True):
         size = str(rng.choice(list(SIZES)))
         r = SIZES[size]
-        room = 12 - r - 0.5
-        x = 12 + 24 * (cell % 2) + rng.uniform(-room, room)
-        y = 12 + 24 * (cell // 2) + rng.uniform(-room, room)
+        # Hardly any play: the model has 0.7 M parameters and shall learn shapes, not places.
+        x = 8 + 16 * (cell % 3) + rng.uniform(-0.8, 0.8)
+        y = 8 + 16 * (cell // 3) + rng.uniform(-0.8, 0.8)
         draw_shape(pen, str(shape), str(color), (x, y), r)
         things.append(Thing(str(shape), str(color), size))
     return image, things

@@ -36,8 +36,8 @@ class Question:
     def prompt(self) -> str:
         """What the model reads: the question, then its lettered options.
 
-        >>> Question("choice", "What is in the picture?", "B", ("red star", "blue cross")).prompt
-        'What is in the picture? A. red star B. blue cross'
+        >>> Question("choice", "What is in the picture?", "B", ("red circle", "blue cross")).prompt
+        'What is in the picture? A. red circle B. blue cross'
         """
         options = (f"{k}. {text}" for k, text in zip(LETTERS, self.choices, strict=False))
         return " ".join([self.text, *options])
@@ -52,8 +52,8 @@ class Picture:
 
 
 def scene(rng: np.random.Generator, things: int | None = None) -> Picture:
-    """A scene of 1 to 4 things (or exactly `things`) with two questions of each scene skill."""
-    n = things or int(rng.integers(2, 5))
+    """A scene of 2 or 3 things (or exactly `things`) with up to two questions of each skill."""
+    n = things or int(rng.integers(2, 4))
     image, seen = pictures.scene(rng, n)
     questions: list[Question] = []
     asked = [seen[i] for i in rng.permutation(n)[:2]]
@@ -87,7 +87,7 @@ def scene(rng: np.random.Generator, things: int | None = None) -> Picture:
 def absent_pair(rng: np.random.Generator, present: set[tuple[str, str]]) -> tuple[str, str]:
     """A (shape, colour) that is not in the scene."""
     while True:
-        pair = (str(rng.choice(pictures.SHAPES)), str(rng.choice(list(pictures.COLORS))))
+        pair = (str(rng.choice(pictures.SHAPES)), str(rng.choice(pictures.SCENE_COLORS)))
         if pair not in present:
             return pair
 

@@ -173,6 +173,7 @@ def manifest(plan: StudyPlan) -> dict[str, Any]:
     return {
         "study": "micro",
         "base": "checkpoints/base",
+        "results": "results",
         "engine": {"kind": "hf", "dtype": "float32"},
         "suite": {
             "targets": [f"micro_{skill}" for skill in skills.TARGETS],
