@@ -24,9 +24,10 @@ from harness.engines.choices import Question, choice_questions
 from harness.engines.decoding import NOT_NUMBERS, NanWatch, StopStrings, answer_of
 from harness.engines.features import Features
 from harness.engines.inputs import Inputs, Row, collate, join
+from harness.engines.layouts import shortened
 from harness.engines.options import HFOptions
 from harness.engines.prompts import Prompter
-from harness.engines.weights import LiveWeights, NeedsConversionError, shortened
+from harness.engines.weights import LiveWeights, NeedsConversionError
 from harness.errors import CheckpointError, Problem, SampleError, UserError
 from harness.types import Checkpoint, Decoding, Prediction, Request
 

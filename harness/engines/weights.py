@@ -21,10 +21,9 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from harness.checkpoints import TensorEntry, tensor_index
+from harness.engines.layouts import shortened
 from harness.errors import CheckpointError, Problem
 
-# Names shown of a long list of problems; the rest is counted.
-SHOWN = 8
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
 Plan = Mapping[str, TensorEntry]
@@ -122,13 +121,6 @@ class LiveWeights:
             if not torch.equal(target.detach(), value.to(target)):
                 text = f"differs from {twins[0]}, though the configuration ties them"
                 raise CheckpointError(str(plan[name].file.parent), [Problem(name, text)])
-
-
-def shortened(problems: Sequence[Problem]) -> list[Problem]:
-    """The first few problems and a count of the others."""
-    if len(problems) <= SHOWN:
-        return list(problems)
-    return [*problems[:SHOWN], Problem("", f"and {len(problems) - SHOWN} more tensors")]
 
 
 def _aligned(plans: Sequence[Plan]) -> Iterable[tuple[str, list[torch.Tensor]]]:

@@ -1,0 +1,542 @@
+"""The vLLM engine: one live engine per architecture, the next checkpoint loaded into it.
+
+vLLM never notices by itself that weights changed: cached keys, values and image embeddings of
+the old ones would be served. So each swap is reload, both cache resets, then a canary: two fixed
+prompts whose log-probabilities must differ from the previous checkpoint's and be the same
+whenever a checkpoint comes round again. A canary that fails costs a fresh start, never a wrong
+score. Names and shapes are compared before a reload, because a failed one leaves a broken engine.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+# Read by vLLM when it is imported. Its log goes to stdout otherwise, where results are printed.
+os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+import torch
+
+if not torch.cuda.is_available():
+    # A second process would compete for the same cores, and take as long again to start.
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+
+from PIL import Image as PILImage
+from vllm import LLM, SamplingParams
+from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+from vllm.engine.arg_utils import EngineArgs
+from vllm.lora.request import LoRARequest
+
+from harness.checkpoints import (
+    PROCESSOR_FILES,
+    TOKENIZER_FILES,
+    architecture,
+    file_stamps,
+    read_config,
+    tensor_index,
+)
+from harness.engines.layouts import canonical, served_name, shortened
+from harness.engines.options import VLLMOptions
+from harness.engines.prompts import Prompter, picture_key
+from harness.engines.vllm_worker import ReloadExtension
+from harness.errors import CheckpointError, Problem, SampleError
+from harness.types import Checkpoint, Decoding, Prediction, Request
+
+# Log-probabilities of one prompt on one engine repeat to far better than this, and two
+# checkpoints that were trained apart differ by far more.
+CANARY_TOLERANCE = 1e-3
+CANARY_TOKENS = 4
+# The ranks that vLLM can be started with (its `MaxLoRARanks`).
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+VISION = re.compile(r"vision|visual|projector|image_newline")
+PROCESSING_FILES = (*TOKENIZER_FILES, *PROCESSOR_FILES)
+
+Canary = tuple[tuple[int, float], ...]
+
+
+def engine_arguments() -> tuple[str, ...]:
+    """The names of vLLM's own engine options."""
+    return tuple(entry.name for entry in fields(EngineArgs))
+
+
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    """What the live engine holds, by content."""
+
+    folders: tuple[str, ...]
+    shares: tuple[float, ...]
+    stamps: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> _Weights:
+        folders = (checkpoint.path, *(path for path, _ in checkpoint.blend))
+        stamps = tuple(tuple(file_stamps(Path(folder))) for folder in folders)
+        return cls(folders, tuple(share for _, share in checkpoint.blend), stamps)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What one engine start is bound to."""
+
+    architecture: str
+    processor: str
+    lora_rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """One prompt on its way through the engine."""
+
+    request: Request
+    params: SamplingParams | None
+    choices: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    more: tuple[int, ...] = ()
+    """Tokens that follow the prompt: a choice being scored."""
+    refusal: str = ""
+    """Why it is not asked at all."""
+
+
+class _CanaryPicture:
+    """A picture that every engine start knows: a gradient."""
+
+    sha256 = "forgeteval-canary-1"
+
+    def read(self) -> bytes:
+        return self.decode().tobytes()
+
+    def decode(self) -> PILImage.Image:
+        return PILImage.linear_gradient("L").resize((56, 56)).convert("RGB")
+
+
+_BRIEF = Decoding(max_new_tokens=CANARY_TOKENS)
+CANARIES = (
+    Request("picture", (0, "What is shown?"), (_CanaryPicture(),), _BRIEF),
+    Request("text", ("Count to three.",), (), _BRIEF),
+)
+
+
+class VLLMEngine:
+    """Greedy answers and choice log-likelihoods from one live vLLM engine."""
+
+    def __init__(self, options: VLLMOptions, identity: Mapping[str, str]):
+        self.identity = identity
+        self.starts = 0
+        """Engines started; 1 for a whole study of one architecture."""
+        self.cold_starts: list[str] = []
+        """Why an engine was started again: one line each."""
+        self.preprocessed = 0
+        """Picture sets that were decoded and sent; the others came from vLLM's cache."""
+        self._options = options
+        self._llm: LLM | None = None
+        self._kind: _Kind | None = None
+        self._checked = False
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._weights: _Weights | None = None
+        self._canaries: dict[_Weights, Canary] = {}
+        self._prompter: Prompter | None = None
+        self._lora: LoRARequest | None = None
+        self._lora_ids: dict[str, int] = {}
+        self._sent: set[str] = set()
+        self._prompts: dict[tuple[object, ...], tuple[int, ...]] = {}
+        self._serial = 0
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """`starts` and `preprocessed` so far."""
+        return {"starts": self.starts, "preprocessed": self.preprocessed}
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Make `checkpoint` the one that answers.
+
+        Raises CheckpointError, and then nothing answers until a load succeeds.
+        """
+        before, self._weights = self._weights, None
+        wanted = _Weights.of(checkpoint)
+        shapes = _checked_shapes(checkpoint)
+        self._prompter = Prompter(checkpoint)
+        kind = _Kind(
+            architecture(Path(checkpoint.path)), self._prompter.fingerprint, _lora_rank(checkpoint)
+        )
+        if self._llm is None or not self._serves(kind):
+            self._start(checkpoint, wanted, kind)
+            self._shapes = shapes
+        else:
+            _refuse_differences(checkpoint.path, self._shapes, shapes)
+            self._swap(checkpoint, wanted, before, kind)
+        self._lora = self._adapter(checkpoint)
+        self._weights = wanted
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Prediction]:
+        """One prediction per request, as they finish; questions on one picture run together."""
+        asks = (_Ask(request, _greedy(request)) for request in _by_picture(requests))
+        for ask, output in self._stream(asks):
+            name = ask.request.sample_id
+            if isinstance(output, str):
+                yield Prediction(sample_id=name, status="failed", reason=output)
+                continue
+            answer = output.outputs[0]
+            yield Prediction(
+                sample_id=name,
+                text=answer.text,
+                finish_reason=str(answer.finish_reason),
+                n_prompt_tokens=len(output.prompt_token_ids),
+                n_tokens=len(answer.token_ids),
+            )
+
+    def log_likelihood(self, requests: Sequence[Request]) -> Iterator[Prediction]:
+        """`choice_scores` (nats, one per choice) for each request; a request needs choices."""
+        scores: dict[int, dict[int, float]] = {}
+        closed: set[int] = set()
+        for ask, output in self._stream(self._choice_asks(_by_picture(requests))):
+            name, key = ask.request.sample_id, id(ask.request)
+            if key in closed:
+                continue
+            if isinstance(output, str):
+                closed.add(key)
+                yield Prediction(sample_id=name, status="failed", reason=output)
+                continue
+            found = scores.setdefault(key, {})
+            found.update(_choice_values(ask, output))
+            if len(found) == len(ask.request.choices):
+                closed.add(key)
+                yield Prediction(
+                    sample_id=name,
+                    n_prompt_tokens=len(output.prompt_token_ids) - len(ask.more),
+                    choice_scores=tuple(value for _, value in sorted(scores.pop(key).items())),
+                )
+
+    def close(self) -> None:
+        """Stop the engine; it may be loaded again."""
+        if self._llm is not None:
+            self._llm.llm_engine.engine_core.shutdown()
+            self._llm = None
+            cleanup_dist_env_and_memory()
+        self._weights = None
+        self._sent.clear()
+        self._lora_ids.clear()
+
+    def _serves(self, kind: _Kind) -> bool:
+        """Whether the live engine can take this kind of checkpoint without a new start."""
+        live = self._kind
+        return (
+            live is not None
+            and live.architecture == kind.architecture
+            and live.processor == kind.processor
+            and (live.lora_rank >= kind.lora_rank)
+        )
+
+    def _start(self, checkpoint: Checkpoint, wanted: _Weights, kind: _Kind) -> None:
+        """A new engine that holds `wanted`, and its canary."""
+        self.close()
+        folder = Path(checkpoint.path)
+        names = list(tensor_index(folder))
+        # What vLLM cannot read by itself is streamed into an engine of random weights.
+        streamed = bool(wanted.shares) or any(served_name(name) != name for name in names)
+        with TemporaryDirectory(prefix="forgeteval-") as temporary:
+            served = _complete_folder(checkpoint, Path(temporary))
+            arguments = {
+                "model": str(served),
+                "trust_remote_code": checkpoint.trust_remote_code,
+                "load_format": "dummy" if streamed else "safetensors",
+                **_defaults(folder, self._options, kind),
+                **self._options.arguments,
+            }
+            try:
+                self._llm = LLM(**arguments)
+                if streamed:
+                    self._reload(wanted)
+            except (ValueError, RuntimeError, KeyError, TypeError, OSError, ImportError) as error:
+                self.close()
+                raise CheckpointError(
+                    str(folder), f"vLLM cannot serve it: {_line(error)}"
+                ) from None
+        self.starts += 1
+        self._kind = kind
+        canary = self._canary()
+        known = self._canaries.setdefault(wanted, canary)
+        if not _alike(known, canary):
+            text = "a fresh vLLM engine answers otherwise than the one before it on equal weights"
+            raise CheckpointError(str(folder), text)
+
+    def _swap(
+        self, checkpoint: Checkpoint, wanted: _Weights, before: _Weights | None, kind: _Kind
+    ) -> None:
+        """Load `wanted` into the live engine and prove it; a fresh start where the proof fails."""
+        if wanted == before:
+            return
+        doubt = ""
+        try:
+            self._reload(wanted)
+            canary = self._canary()
+        except (ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
+            # The engine may hang after a failed reload: it is not asked again.
+            doubt = f"the reload failed: {_line(error)}"
+        else:
+            known = self._canaries.get(wanted)
+            if known is not None and not _alike(known, canary):
+                doubt = "it answers otherwise than when it was loaded before"
+            elif before is not None and canary == self._canaries.get(before):
+                doubt = "it answers exactly like the checkpoint before it"
+            elif self._options.check_cold and not self._checked:
+                doubt = "check_cold is set"
+                self._canaries.setdefault(wanted, canary)
+            self._checked = True
+        if not doubt:
+            self._canaries.setdefault(wanted, canary)
+            return
+        self.cold_starts.append(f"{Path(checkpoint.path).name}: {doubt}")
+        self._start(checkpoint, wanted, kind)
+
+    def _reload(self, wanted: _Weights) -> None:
+        assert self._llm is not None
+        arguments = {"folders": list(wanted.folders), "shares": list(wanted.shares)}
+        self._llm.collective_rpc("forgeteval_reload", kwargs=arguments)
+        # Both, or old keys and values meet new weights, or the engine dies on a missing embedding.
+        self._llm.reset_prefix_cache()
+        self._llm.llm_engine.reset_encoder_cache()
+
+    def _canary(self) -> Canary:
+        """Tokens and log-probabilities of two fixed prompts, one with a picture."""
+        params = SamplingParams(temperature=0, max_tokens=CANARY_TOKENS, logprobs=0)
+        asks = [_Ask(request, params) for request in CANARIES]
+        found: dict[str, list[tuple[int, float]]] = {}
+        for ask, output in self._stream(iter(asks), count=False):
+            if isinstance(output, str):
+                raise RuntimeError(f"the canary failed: {output}")
+            answer = output.outputs[0]
+            found[ask.request.sample_id] = [
+                (token, float(table[token].logprob))
+                for token, table in zip(answer.token_ids, answer.logprobs, strict=True)
+            ]
+        return tuple(pair for name in sorted(found) for pair in found[name])
+
+    def _stream(self, asks: Iterator[_Ask], *, count: bool = True) -> Iterator[tuple[_Ask, Any]]:
+        """(ask, vLLM's output, or the reason why there is none) as they finish.
+
+        At most `window` asks are in the engine, so that pictures waiting for their turn do not
+        fill the memory.
+        """
+        if self._llm is None or (count and self._weights is None):
+            raise RuntimeError("no checkpoint is loaded: call load() first")
+        engine = self._llm.llm_engine
+        flying: dict[str, _Ask] = {}
+        try:
+            while True:
+                for ask in itertools.islice(asks, self._options.window - len(flying)):
+                    try:
+                        flying[self._send(ask, count)] = ask
+                    except SampleError as error:
+                        yield ask, str(error)
+                if not flying:
+                    return
+                for output in engine.step():
+                    if output.finished:
+                        yield flying.pop(output.request_id), output
+        finally:
+            if flying:
+                engine.abort_request(list(flying))
+
+    def _send(self, ask: _Ask, count: bool) -> str:
+        """Hand one ask to the engine; its id. Raises SampleError when vLLM refuses it."""
+        assert self._llm is not None and self._prompter is not None
+        if ask.refusal:
+            raise SampleError(ask.refusal)
+        request, prompter = ask.request, self._prompter
+        key = (request.parts, picture_key(request))
+        if key not in self._prompts:
+            self._prompts[key] = tuple(prompter.tokens(prompter.text(request)))
+        shown = [request.images[part] for part in request.parts if isinstance(part, int)]
+        prompt: dict[str, Any] = {"prompt_token_ids": [*self._prompts[key], *ask.more]}
+        self._serial += 1
+        name = f"{self._serial}"
+        known = bool(shown) and all(image.sha256 in self._sent for image in shown)
+        if shown:
+            prompt["multi_modal_uuids"] = {"image": [image.sha256 for image in shown]}
+        for cached in (True, False) if known else (False,):
+            if shown:
+                data = [None if cached else image.decode() for image in shown]
+                prompt["multi_modal_data"] = {"image": data}
+            try:
+                self._llm.llm_engine.add_request(
+                    name, dict(prompt), ask.params, lora_request=self._lora if count else None
+                )
+            except (ValueError, RuntimeError, TypeError, KeyError, IndexError) as error:
+                if not cached:
+                    raise SampleError(f"vLLM refused it: {_line(error)}") from None
+            else:
+                self._sent.update(image.sha256 for image in shown)
+                self.preprocessed += bool(shown) and count and not cached
+                return name
+        raise SampleError("vLLM refused it")
+
+    def _choice_asks(self, requests: Sequence[Request]) -> Iterator[_Ask]:
+        assert self._prompter is not None
+        for request in requests:
+            try:
+                tokens = [tuple(self._prompter.continuation(text)) for text in request.choices]
+            except SampleError as error:
+                tokens, refusal = [], str(error)
+            else:
+                refusal = "" if tokens else "the request has no choices to compare"
+            if refusal:
+                yield _Ask(request, None, refusal=refusal)
+            elif all(len(choice) == 1 for choice in tokens):
+                listed = [choice[0] for choice in tokens]
+                params = SamplingParams(
+                    temperature=0, max_tokens=1, logprob_token_ids=sorted(set(listed))
+                )
+                yield _Ask(request, params, choices=dict(enumerate(tokens)))
+            else:
+                params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
+                for index, choice in enumerate(tokens):
+                    yield _Ask(request, params, choices={index: choice}, more=choice)
+
+    def _adapter(self, checkpoint: Checkpoint) -> LoRARequest | None:
+        if not checkpoint.adapter:
+            return None
+        # The name is part of vLLM's cache keys: it says the content, not the place.
+        name = checkpoint.fingerprint
+        number = self._lora_ids.setdefault(name, len(self._lora_ids) + 1)
+        return LoRARequest(name, number, checkpoint.adapter)
+
+
+def _by_picture(requests: Sequence[Request]) -> list[Request]:
+    """Questions on one picture after each other: its prefill is paid once for all of them."""
+    first: dict[str, int] = {}
+    for place, request in enumerate(requests):
+        try:
+            first.setdefault(picture_key(request), place)
+        except SampleError:
+            continue
+
+    def order(request: Request) -> int:
+        try:
+            picture = picture_key(request)
+        except SampleError:
+            return -1
+        return first[picture] if picture else -1
+
+    return sorted(requests, key=order)
+
+
+def _greedy(request: Request) -> SamplingParams:
+    return SamplingParams(
+        temperature=0,
+        max_tokens=request.decoding.max_new_tokens,
+        stop=list(request.decoding.stop) or None,
+    )
+
+
+def _choice_values(ask: _Ask, output: Any) -> dict[int, float]:
+    """Choice -> summed log-probability of its tokens (nats)."""
+    if not ask.more:
+        table = output.outputs[0].logprobs[0]
+        return {choice: float(table[tokens[0]].logprob) for choice, tokens in ask.choices.items()}
+    ((choice, tokens),) = ask.choices.items()
+    tables = output.prompt_logprobs[-len(tokens) :]
+    pairs = zip(tables, tokens, strict=True)
+    return {choice: float(sum(table[token].logprob for table, token in pairs))}
+
+
+def _defaults(folder: Path, options: VLLMOptions, kind: _Kind) -> dict[str, Any]:
+    """vLLM's options unless the manifest says otherwise."""
+    config = read_config(folder)
+    limits = {"image": 1}
+    if "video_token_id" in config or "video_token_index" in config:
+        limits["video"] = 0
+    found: dict[str, Any] = {
+        "dtype": options.dtype,
+        "seed": 0,
+        "disable_log_stats": True,
+        "limit_mm_per_prompt": limits,
+        "worker_extension_cls": f"{ReloadExtension.__module__}.{ReloadExtension.__qualname__}",
+    }
+    if not torch.cuda.is_available():
+        # Compiling for a CPU costs minutes and wins nothing that a sweep would notice.
+        found["enforce_eager"] = True
+    if kind.lora_rank:
+        found.update(enable_lora=True, max_lora_rank=kind.lora_rank, max_loras=1)
+    return found
+
+
+def _complete_folder(checkpoint: Checkpoint, temporary: Path) -> Path:
+    """The checkpoint's folder, or one of links where the processor's files lie elsewhere."""
+    if checkpoint.processor_path == checkpoint.path:
+        return Path(checkpoint.path)
+    for folder in (Path(checkpoint.path), Path(checkpoint.processor_path)):
+        for file in folder.iterdir():
+            wanted = folder == Path(checkpoint.path) or file.name in PROCESSING_FILES
+            if wanted and file.is_file() and not (temporary / file.name).exists():
+                (temporary / file.name).symlink_to(file.resolve())
+    return temporary
+
+
+def _checked_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor by layout-free name; folders of a blend must agree."""
+    shapes = _shapes(checkpoint.path)
+    for folder, _ in checkpoint.blend:
+        _refuse_differences(folder, shapes, _shapes(folder))
+    return shapes
+
+
+def _shapes(folder: str) -> dict[str, tuple[int, ...]]:
+    entries = tensor_index(Path(folder)).values()
+    shapes = {canonical(entry.name): entry.shape for entry in entries}
+    config = read_config(Path(folder))
+    text = config.get("text_config")
+    if config.get("tie_word_embeddings", (text or {}).get("tie_word_embeddings", False)):
+        # A tied head may be written or not: it is the embedding.
+        shapes.pop("lm_head.weight", None)
+    return shapes
+
+
+def _refuse_differences(
+    folder: str, expected: Mapping[str, tuple[int, ...]], got: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raises CheckpointError naming tensors that are missing, too many or of another shape."""
+    problems = [Problem(n, "missing from the checkpoint") for n in expected if n not in got]
+    problems += [Problem(n, "the model has no such tensor") for n in got if n not in expected]
+    problems += [
+        Problem(name, f"shape {'x'.join(map(str, got[name]))}, expected "
+                f"{'x'.join(map(str, shape))}")
+        for name, shape in expected.items()
+        if name in got and got[name] != shape
+    ]  # fmt: skip
+    if problems:
+        raise CheckpointError(folder, shortened(problems))
+
+
+def _lora_rank(checkpoint: Checkpoint) -> int:
+    """Rank that the engine must be started with; 0 without an adapter. Raises CheckpointError."""
+    if not checkpoint.adapter:
+        return 0
+    folder = Path(checkpoint.adapter)
+    vision = [name for name in tensor_index(folder) if VISION.search(name)]
+    if vision:
+        cure = "merge the adapter into its base, or score it with --engine hf"
+        text = f"{vision[0]} lies outside the language model, where vLLM applies none; {cure}"
+        raise CheckpointError(str(folder), text)
+    config = read_config(folder)
+    ranks = [config.get("r", 8), *(config.get("rank_pattern") or {}).values()]
+    return max(LORA_RANKS[bisect.bisect_left(LORA_RANKS, min(max(ranks), LORA_RANKS[-1]))], 1)
+
+
+def _alike(one: Canary, other: Canary) -> bool:
+    return len(one) == len(other) and all(
+        token == token_2 and abs(value - value_2) < CANARY_TOLERANCE
+        for (token, value), (token_2, value_2) in zip(one, other, strict=True)
+    )
+
+
+def _line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]
