@@ -53,14 +53,14 @@ def rank_studies(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError("leaderboard", f"two studies are called {', '.join(twice)}")
+    if not any(scores.runs() for scores in ordered):
+        raise UserError("leaderboard", f"no strategy to rank in {', '.join(names)}")
     check_comparable(ordered, options)
     union = join(ordered)
     judged = Judged(union, scorer_of(union, options.scorer))
     judged.check_settings(union.benchmarks, None)
     usable = complete_benchmarks(judged) if options.common_set else None
     strategies = strategies_of(union, usable)
-    if not strategies:
-        raise UserError("leaderboard", f"no strategy to rank in {', '.join(names)}")
     found = []
     for i, strategy in enumerate(strategies):
         found.append(figures_of(judged, strategy, options))

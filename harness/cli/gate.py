@@ -11,6 +11,14 @@ import typer
 if TYPE_CHECKING:
     from harness.gate import GateResult
 
+EXAMPLES = """
+Examples:
+
+    forgeteval gate mine --candidate llm@2 --margin 1 --junit gate.xml
+
+    forgeteval gate mine --candidate lora --baseline full@1 --policy gate.yaml
+"""
+
 
 def gate(
     study: Annotated[str, typer.Argument(help="A study: its name, folder or manifest.")],
@@ -46,7 +54,7 @@ def gate(
     max_dropped: Annotated[
         float, typer.Option(help="Share of samples that may lack a score on one side.")
     ] = 0.05,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.")] = None,
     summary: Annotated[Path | None, typer.Option(help="Write Markdown here.")] = None,
     results: Annotated[
@@ -59,8 +67,6 @@ def gate(
     4 not comparable, 5 internal error. A benchmark without scores is never a pass, whatever
     `--inconclusive` says. Under GitHub Actions the summary is also appended to the job's, and
     annotations are printed.
-
-    Example: forgeteval gate mine --candidate llm@2 --margin 1 --junit gate.xml
     """
     from harness.analysis.options import JudgeOptions
     from harness.gate import judge_gate
@@ -75,7 +81,7 @@ def gate(
     check_policy(rules, scores, str(policy or "options"))
     result = judge_gate(scores, pair_stages(scores, candidate, baseline), rules, options)
     _write_files(result, junit, summary)
-    _print(result, as_json=as_json)
+    _print(result, as_json=json_)
     raise typer.Exit(result.exit_code)
 
 
@@ -122,4 +128,4 @@ def _print(result: GateResult, *, as_json: bool) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add `gate` to the command line."""
-    app.command()(gate)
+    app.command(epilog=EXAMPLES)(gate)

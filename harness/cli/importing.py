@@ -10,6 +10,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+EXAMPLES = """
+Examples:
+
+    forgeteval import scores.csv --study mine
+
+    forgeteval import runs.parquet --study mine --base-model llava-ov-7b --replace
+"""
+
 
 def import_file(
     file: Annotated[Path, typer.Argument(help="Scores as .jsonl, .csv or .parquet.")],
@@ -21,7 +29,7 @@ def import_file(
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace an imported study of that name.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print facts as JSON.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print facts as JSON.")] = False,
 ) -> None:
     """Bring your own scores: one row per graded answer.
 
@@ -29,13 +37,11 @@ def import_file(
     fraction in [0, 1]; empty = the answer failed). Optional: run, stage_name, trained_on, role
     (target, held_out, probe), group (the image that samples share), question, response, gold,
     scorer. Rows of the base have the strategy `base`, or each strategy has its own stage 0.
-
-    Example: forgeteval import scores.csv --study mine && forgeteval compare mine
     """
     from harness.interop.score_files import import_scores
 
     done = import_scores(file, study, results, base_model=base_model, replace=replace)
-    if as_json:
+    if json_:
         facts = {
             "study": done.study,
             "folder": str(done.folder),
@@ -68,4 +74,4 @@ def import_file(
 
 def register(app: typer.Typer) -> None:
     """Add `import` to the command line."""
-    app.command("import")(import_file)
+    app.command("import", epilog=EXAMPLES)(import_file)

@@ -7,6 +7,14 @@ from typing import Annotated
 
 import typer
 
+EXAMPLES = """
+Examples:
+
+    forgeteval leaderboard mine theirs -o leaderboard.csv
+
+    forgeteval leaderboard mine theirs --format md
+"""
+
 
 def leaderboard(
     studies: Annotated[
@@ -34,8 +42,6 @@ def leaderboard(
     Ranked by balance: what was learned plus what the held-out benchmarks gained or lost. Rows
     that cannot be told apart are marked as ties (`3=1`), the best trade-offs as Pareto. Without
     -o, `--format` prints to stdout in that form.
-
-    Example: forgeteval leaderboard mine theirs -o leaderboard.csv
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -50,7 +56,8 @@ def leaderboard(
     write = FORMATS[_form(form, output, list(FORMATS))]
     options = JudgeOptions(scorer=scorer, level=level, margin_pp=margin, common_set=common)
     folders = dict.fromkeys(study_folder(study, results).resolve() for study in studies)
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    bars = Console(stderr=True)
+    with Progress(console=bars, transient=True, disable=not bars.is_terminal) as progress:
         bar = progress.add_task("ranking", total=None)
         scores = [read_scores(folder) for folder in folders]
         standings = rank_studies(
@@ -83,4 +90,4 @@ def _form(form: str | None, output: Path | None, known: list[str]) -> str:
 
 def register(app: typer.Typer) -> None:
     """Add `leaderboard` to the command line."""
-    app.command()(leaderboard)
+    app.command(epilog=EXAMPLES)(leaderboard)
