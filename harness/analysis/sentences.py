@@ -98,12 +98,15 @@ def comparison_sentence(
         f"held-out at the last stage {with_interval(differences['heldout_final'])}, "
         f"balance {with_interval(balance)}"
     )
+    ours, theirs = n_runs
+    counts = f"{ours} runs of each" if ours == theirs else f"{ours} and {theirs} runs"
+    counts = counts.replace("1 runs of", "1 run of")
     if min(n_runs) == 1:
         return (
-            f"{text}; {n_runs[0]} and {n_runs[1]} runs: samples were varied, training runs were "
-            "not, so another seed may turn it round."
+            f"{text}; {counts}: samples were varied, training runs were not, so another seed may "
+            "turn it round."
         )
     if not balance.known or balance.low <= 0 <= balance.high:
-        return f"{text}; over {n_runs[0]} and {n_runs[1]} runs neither is better beyond chance."
+        return f"{text}; over {counts} neither is better beyond chance."
     winner = one if balance.delta > 0 else other
-    return f"{text}; {winner} is better over {n_runs[0]} and {n_runs[1]} runs."
+    return f"{text}; over {counts} {winner} is better."
