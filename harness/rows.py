@@ -1,8 +1,8 @@
 """A row: one record of a source under its native column names, as a task's `sample` reads it.
 
-What the files in `tasks/` share, so that each stays a page: cells that must not be empty, options,
-the kind of an answer, chance. A row that cannot be used raises
-`ValueError` with a phrase that names the column; the source adds where it happened.
+What the files in `tasks/` share, so that each stays a page: cells as text, options, the kind
+of an answer, chance. A row that cannot be used raises `ValueError` with a phrase that names the
+column; whoever reads the row adds where it happened.
 
 Image columns arrive as `Image`s (or tuples of them) and may be absent: grading needs none.
 """
@@ -27,33 +27,32 @@ YES_NO_CHANCE = 0.5
 
 
 def text(row: Row, *names: str) -> str:
-    """The first of the columns `names` that is there, as text. ValueError when missing or empty.
+    """The first of the columns `names` that holds something, as text; "" when all are empty.
+
+    ValueError when there is no such column. (Empty cells are reported when a source is loaded;
+    answers that were made elsewhere are graded all the same.)
 
     >>> text({"answer": 3}, "label", "answer")
     '3'
     """
-    for name in names:
-        value = row.get(name)
-        if value is not None and str(value).strip():
-            return str(value)
-    empty = [name for name in names if name in row]
-    if empty:
-        raise ValueError(f"column {empty[0]!r} is empty")
-    raise ValueError(f"no column {' or '.join(map(repr, names))}")
+    if not any(name in row for name in names):
+        raise ValueError(f"no column {' or '.join(map(repr, names))}; found {', '.join(row)}")
+    values = (row.get(name) for name in names)
+    return next((str(value) for value in values if value is not None and str(value).strip()), "")
 
 
 def texts(row: Row, name: str) -> tuple[str, ...]:
-    """A column that holds a list of texts, without empty ones. ValueError when none is left.
+    """A column that holds a list of texts (or one), without empty ones; ("",) when none is left.
 
     >>> texts({"answers": ["a", "", None, "b"]}, "answers")
     ('a', 'b')
     """
-    value = row.get(name)
+    if name not in row:
+        raise ValueError(f"no column {name!r}; found {', '.join(row)}")
+    value = row[name]
     items = [value] if isinstance(value, str | int | float) else list(value or ())
     found = tuple(str(item) for item in items if item is not None and str(item).strip())
-    if not found:
-        raise ValueError(f"column {name!r} is empty" if name in row else f"no column {name!r}")
-    return found
+    return found or ("",)
 
 
 def images(row: Row, *names: str) -> tuple[Image, ...]:
@@ -88,11 +87,13 @@ def digest(content: str) -> str:
 
 
 def letter(index: object, options: Sequence[str]) -> str:
-    """The letter of option `index`. ValueError when there is no such option.
+    """The letter of option `index`; "" without an index. ValueError when there is no such option.
 
     >>> letter("2", ["a", "b", "c"])
     'C'
     """
+    if not str(index).strip():
+        return ""
     position = int(str(index))
     if not 0 <= position < len(options):
         raise ValueError(f"answer {position} is not one of {len(options)} options")

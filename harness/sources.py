@@ -244,8 +244,7 @@ def _scan(task: Task, table: Table) -> tuple[list[_Kept], int, list[Problem]]:
                 left_out += 1
                 continue
             sample = task.sample(values, row)
-            if needs_images and not sample.images:
-                raise ValueError("has no image")
+            _refuse_gaps(sample, needs_images)
             if sample.id in seen:
                 raise ValueError(f"has the id {sample.id!r} of row {seen[sample.id]}")
         except (ValueError, KeyError, TypeError, SyntaxError) as error:
@@ -259,6 +258,19 @@ def _scan(task: Task, table: Table) -> tuple[list[_Kept], int, list[Problem]]:
         more = len(problems) - SHOWN_PROBLEMS
         problems = [*problems[:SHOWN_PROBLEMS], Problem("", f"and {more:,} more rows")]
     return kept, left_out, problems
+
+
+def _refuse_gaps(sample: Sample, needs_images: bool) -> None:
+    """Raises ValueError naming everything that a sample must have and has not."""
+    there = {
+        "id": sample.id,
+        "question": sample.question.strip(),
+        "answer": any(answer.strip() for answer in sample.answers),
+        "image": sample.images or not needs_images,
+    }
+    missing = [name for name, value in there.items() if not value]
+    if missing:
+        raise ValueError(f"has no {' and no '.join(missing)}")
 
 
 def _pixel_group(sample: Sample, known: dict[str, str]) -> str:
