@@ -19,7 +19,7 @@ from harness.types import Sample, Score
 
 Options = tuple[str, ...]
 
-_OPEN, _CLOSE = r"[(\[{\"']*", r"[)\]}\"']*"
+_OPEN, _CLOSE = r"[(\[{\"']{0,3}", r"[)\]}\"']{0,3}"
 _BARE = re.compile(r"[(\[]?([a-z])[)\]]?[.:)]?")
 _LEAD = re.compile(
     r"(?:[(\[]([a-z])[)\]][.:,]?"  # (b) cat
@@ -31,6 +31,7 @@ _LETTER_LIST = re.compile(
     rf"(?:(?:option|choice|answer)\s+)?{_OPEN}([a-z]){_CLOSE}"
     r"(?![\w'])(?!\s+(?:think|believe|am|see|would)\b)"
 )
+_OR = re.compile(r"\s*,?\s*(?:or\b|/)")
 _ALTERNATIVE = re.compile(r"\b(?:or|either)\b")
 _REFUSED = re.compile(
     rf"{_OPEN}(?<![\w'])\w+{_CLOSE}\s+(?:is|are)\s+(?:wrong|incorrect|false|not\b)[^.;,:\n]*"
@@ -175,10 +176,9 @@ def _led(letter: str, rest: str, options: Options) -> str | None:
 
 def _in_sentence(text: str, options: Options) -> str | None:
     """The option that a plain text without refusals names somewhere."""
-    cued = _groups(_CUE, text)
-    last = _indices(cued[-1:], options)
-    if last:
-        return _letter(last.pop())
+    cues = [cue for cue in _CUE.finditer(text) if _indices(cue[1], options)]
+    if cues:
+        return None if _OR.match(text, cues[-1].end()) else cues[-1][1].upper()
     stated = _indices(_groups(_CORRECT, text), options)
     if len(stated) == 1:
         return _letter(stated.pop())

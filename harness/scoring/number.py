@@ -51,6 +51,7 @@ _TOTAL = re.compile(
     r"(?: (?:is|are|of|would be|should be))?\s*[:=]?\s*"
 )
 _SENTENCE_END = re.compile(r"[.;!?](?:\s|$)|\n")
+_LABEL_ROOM = 24  # characters before a number in which its label is looked for
 _MOST_DIGITS = 300
 
 
@@ -83,7 +84,7 @@ def _found(text: str) -> list[tuple[int, int, float]]:
     """(start, end, value) of the numbers in a plain text, labels and pronouns left out."""
     found = []
     for match in _NUMBER.finditer(text):
-        before = text[: match.start()]
+        before = text[max(0, match.start() - _LABEL_ROOM) : match.start()]
         if match["zero"]:
             value = 0.0
         elif match["words"]:

@@ -17,6 +17,7 @@ _NO = re.compile(
     r"(?:nope|nah|no(?=\s*(?:$|[,.;:!\n(]|(?:it|there|this|that|he|she|they|the|i|we|you)\b)))"
     r"(?![\w'-])"
 )
+_OR = re.compile(r"\w+,?\s*(?:or\b|/)")
 _BOTH = re.compile(r"\byes\b.{0,12}\bno\b|\bno\b.{0,12}\byes\b", re.DOTALL)
 _UNSURE = re.compile(
     r"\b(?:not (?:sure|certain|clear|possible to)|unsure|unclear|uncertain|maybe|perhaps|possibly"
@@ -24,15 +25,15 @@ _UNSURE = re.compile(
     r"|it depends|either|or)\b"
 )
 _DENIED = re.compile(
-    r"(?:no,? )?(?:(?:there|it|this|that|he|she|they|the \S+(?: \S+)?) )"
-    r"(?:(?:is|are|was|were|do|does|did|has|have|can|could)(?:n't| not)\b"
-    r"|(?:is|are|was|were|has|have) (?:no|none|never)\b)"
+    r"there (?:is|are|was|were) (?:no|none)\b"
+    r"|(?:there|it|this|that|he|she|they|the \S+(?: \S+)?) "
+    r"(?:(?:is|are|was|were|do|does|did|has|have|can|could)(?:n't| not)|(?:has|have) no)\b"
 )
 _AFFIRMED = re.compile(r"there (?:is|are|was|were) (?!no\b|not\b|none\b|n't)")
 
 
 def read(response: str) -> str | None:
-    """ "yes", "no", or None where the response says neither or both.
+    """The word that a response says, "yes" or "no"; None where it says neither or both.
 
     >>> read("Yes, there is a cat."), read("There is no cat in the image."), read("yes or no")
     ('yes', 'no', None)
@@ -47,6 +48,8 @@ def read(response: str) -> str | None:
     if _BOTH.search(text):
         return None
     for reading in readings(text):
+        if _OR.match(reading):
+            return None
         if _YES.match(reading):
             return "yes"
         if _NO.match(reading):
