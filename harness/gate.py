@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from harness.analysis.contrasts import CellWeights, check_overlap, estimate
 from harness.analysis.flips import flips
 from harness.analysis.matrix import Judged, label, scorer_of
+from harness.analysis.multiple import holm
 from harness.analysis.options import JudgeOptions
 from harness.analysis.paired import PairedDifference, not_available
 from harness.analysis.scores import FAILED, SCORED, Stage, StageKey, StudyScores
@@ -65,6 +66,9 @@ class GateRow:
     samples_needed: int | None = None
     """How many samples would decide an inconclusive row; None = not inconclusive, or unknown."""
     flips: tuple[Flip, ...] = ()
+    p_holm: float = float("nan")
+    """Of benchmarks: p-value against no change, corrected for their number. No verdict uses it:
+    it answers "did some benchmark change?", not "is each within its margin?"."""
 
     @property
     def sentence(self) -> str:
@@ -152,6 +156,7 @@ def _row_dict(row: GateRow) -> dict[str, Any]:
         "lower_bound_pp": points(d.lower),
         "upper_bound_pp": points(d.upper),
         "p_value": d.p_value if np.isfinite(d.p_value) else None,
+        "p_holm": row.p_holm if np.isfinite(row.p_holm) else None,
         "method": d.method,
         "n_samples": d.n_samples,
         "n_groups": d.n_groups,
@@ -191,6 +196,8 @@ def judge_gate(
         raise UserError(f"study {scores.study}", "has no benchmark to judge")
     judged.check_settings([*names, *policy.minimum_learning], gate.keys)
     rows = [gate.benchmark(name) for name in names]
+    corrected = holm([row.difference.p_value for row in rows])
+    rows = [replace(row, p_holm=float(p)) for row, p in zip(rows, corrected, strict=True)]
     held_out = [row for row in rows if row.role == "held_out"]
     if len(rows) > 1:
         which = "held-out" if held_out else "all"

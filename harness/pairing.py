@@ -81,7 +81,7 @@ def _stage_of(steps: Sequence[Stage], wanted: str) -> Stage | None:
 
 
 def pair_stages(scores: StudyScores, candidate: str, baseline: str | None) -> Pairing:
-    """Put each run's candidate beside what it is compared with (None: its own stage 0).
+    """Put each run's candidate beside what it is compared with (None: its run's stage 0).
 
     A baseline of one run serves all runs; several runs are matched by name if all have a partner.
     Raises UserError.
@@ -92,7 +92,8 @@ def pair_stages(scores: StudyScores, candidate: str, baseline: str | None) -> Pa
         run: runs[stage.key.strategy, run][0] if (stage.key.strategy, run) in runs else stage
         for run, stage in theirs.items()
     }
-    ours = bases if baseline is None else find_stages(scores, baseline)
+    own_base = baseline is None or (baseline == BASE and not _runs_of(scores, BASE))
+    ours = bases if own_base else find_stages(scores, baseline or BASE)
     if len(ours) == 1:
         ours = dict.fromkeys(theirs, next(iter(ours.values())))
     if {stage.key for stage in theirs.values()} & {stage.key for stage in ours.values()}:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from harness.analysis import Judged, JudgeOptions, scorer_of, suite_settings
+from harness.analysis.contrasts import check_overlap
 from harness.analysis.figures import StrategyFigures, compare_strategies, figures_of
 from harness.analysis.frames import leaderboard_frame
 from harness.analysis.scores import MISSING, BenchmarkScores, Stage, StageKey, StudyScores
-from harness.analysis.strategies import complete_benchmarks, strategies_of
+from harness.analysis.strategies import Strategy, complete_benchmarks, strategies_of
 from harness.errors import IncompatibleError, Problem, UserError
 
 TIED_WITH = "tied_with"
@@ -61,6 +63,7 @@ def rank_studies(
     judged.check_settings(union.benchmarks, None)
     usable = complete_benchmarks(judged) if options.common_set else None
     strategies = strategies_of(union, usable)
+    _check_samples(judged, strategies, options)
     found = []
     for i, strategy in enumerate(strategies):
         found.append(figures_of(judged, strategy, options))
@@ -132,6 +135,19 @@ def _same_samples(one: BenchmarkScores, other: BenchmarkScores) -> bool:
         and bool((groups[0] == groups[1]).all())
         and bool(np.allclose(one.weights[a], other.weights[b]))
     )
+
+
+def _check_samples(judged: Judged, strategies: Sequence[Strategy], options: JudgeOptions) -> None:
+    """Raise IncompatibleError if a stage answered too few of the samples its base answered."""
+    problems: dict[str, Problem] = {}
+    for run in (run for strategy in strategies for run in strategy.runs):
+        for t, name in product(range(1, run.last + 1), judged.scores.benchmarks):
+            try:
+                check_overlap(judged, name, [run.key(0), run.key(t)], options.max_dropped)
+            except IncompatibleError as error:
+                problems.setdefault(name, error.problems[0])
+    if problems:
+        raise IncompatibleError("leaderboard", list(problems.values()))
 
 
 # --- joining -------------------------------------------------------------------------------------

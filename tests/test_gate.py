@@ -137,6 +137,10 @@ def test_worst_first_and_the_mean_is_over_held_out_benchmarks() -> None:
     ]  # fmt: skip
     assert result.rows[2].difference.delta == pytest.approx((0.1 - 0.1 - 0.2) / 3)
     assert result.headline == "FAIL (3 regressed of 5)"
+    p_values = {row.name: row.difference.p_value for row in result.rows if row.kind == "benchmark"}
+    corrected = {row.name: row.p_holm for row in result.rows}
+    assert corrected["down"] >= 2 * p_values["down"]
+    assert np.isnan(corrected["mean of 3 held-out benchmarks"])
 
 
 def test_without_held_out_benchmarks_the_mean_is_over_all() -> None:
@@ -282,6 +286,13 @@ def test_unknown_checkpoints_are_usage_errors(spec: str, text: str) -> None:
 def test_a_checkpoint_is_not_compared_with_itself() -> None:
     with pytest.raises(UserError, match="is the baseline itself"):
         pair_stages(many_stages(), "llm@2", "llm")
+
+
+def test_the_base_may_be_each_runs_own() -> None:
+    own, last = key(stage=0), key(stage=1)
+    scores = study(bench("docs", {own: column(0.8), last: column(0.7)}))
+    for baseline in (None, "base", "llm@0"):
+        assert run_gate(scores, "llm", baseline).baseline == "llm@0"
 
 
 def test_runs_are_aggregated_and_paired_by_name() -> None:

@@ -156,6 +156,17 @@ def test_files_for_ci(mine: Command, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert commands[0].startswith("::error title=docs%3A regressed::mine, bad@1: docs: -20.00 pp")
 
 
+def test_the_jobs_own_summary_is_appended_to_even_if_named(
+    mine: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = tmp_path / "step.md"
+    step.write_text("earlier step\n")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(step))
+    mine("gate", "mine", "--candidate", "bad", "--summary", "step.md")
+    assert step.read_text().startswith("earlier step\n## forgeteval gate: FAIL")
+    assert step.read_text().count("## forgeteval gate") == 1
+
+
 def test_annotations_do_not_disturb_json(mine: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     _, out, err = mine("gate", "mine", "--candidate", "bad", "--json")

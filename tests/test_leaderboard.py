@@ -158,6 +158,16 @@ def test_studies_that_cannot_be_ranked_together(other: StudyScores, text: str) -
     assert error.value.code == 4
 
 
+def test_stages_that_answered_too_little_are_not_ranked() -> None:
+    docs = ONE.benchmarks["docs"]
+    values = docs.values["strict"].copy()
+    values[:100, 2] = np.nan
+    torn = change(ONE, "docs", values={"strict": values})
+    with pytest.raises(IncompatibleError, match="100 of 600 samples have no score"):
+        rank_studies([torn], JudgeOptions())
+    assert len(rank_studies([torn], JudgeOptions(max_dropped=0.2)).frame) == 2
+
+
 def test_two_studies_of_one_name_and_none_to_rank() -> None:
     with pytest.raises(UserError, match="two studies are called one"):
         rank_studies([ONE, ONE], JudgeOptions())

@@ -17,6 +17,18 @@ Examples:
     forgeteval gate mine --candidate llm@2 --margin 1 --junit gate.xml
 
     forgeteval gate mine --candidate lora --baseline full@1 --policy gate.yaml
+
+A policy file, all keys optional, numbers in points:
+
+    margin: 1.0
+
+    margins: {docvqa: 0.5}
+
+    required: [docvqa, chartqa]
+
+    minimum_learning: {cub200: 10}
+
+    inconclusive: warn
 """
 
 
@@ -97,7 +109,9 @@ def _write_files(result: GateResult, junit: Path | None, summary: Path | None) -
     try:
         if junit is not None:
             write_atomically(junit, ci.junit(result).encode())
-        if summary is not None:
+        if summary is not None and (
+            not step_summary or summary.resolve() != Path(step_summary).resolve()
+        ):
             write_atomically(summary, ci.markdown(result).encode())
         if step_summary:
             ci.append_summary(result, Path(step_summary))

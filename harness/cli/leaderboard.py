@@ -30,6 +30,9 @@ def leaderboard(
     scorer: Annotated[str, typer.Option(help="Scorer to judge by.")] = "strict",
     level: Annotated[float, typer.Option(help="Confidence of intervals and ties.")] = 0.95,
     margin: Annotated[float, typer.Option(help="Points that count as retained.")] = 1.0,
+    max_dropped: Annotated[
+        float, typer.Option(help="Share of samples that may lack a score on one side.")
+    ] = 0.05,
     common: Annotated[
         bool, typer.Option("--common", help="Rank on the benchmarks that every stage has.")
     ] = False,
@@ -54,7 +57,9 @@ def leaderboard(
     from harness.study import study_folder
 
     write = FORMATS[_form(form, output, list(FORMATS))]
-    options = JudgeOptions(scorer=scorer, level=level, margin_pp=margin, common_set=common)
+    options = JudgeOptions(
+        scorer=scorer, level=level, margin_pp=margin, max_dropped=max_dropped, common_set=common
+    )
     folders = dict.fromkeys(study_folder(study, results).resolve() for study in studies)
     bars = Console(stderr=True)
     with Progress(console=bars, transient=True, disable=not bars.is_terminal) as progress:

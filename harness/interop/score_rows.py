@@ -174,7 +174,8 @@ class _Check:
         cure = ""
         if outside.any():
             known = values[~np.isnan(values)]
-            percents = known.min() >= 0 and 1 < known.max() <= 100
+            fractions = (known > 0) & (known < 1)
+            percents = known.min() >= 0 and known.max() <= 100 and outside.sum() > fractions.sum()
             cure = ". These look like percents. Cure: divide the column by 100" if percents else ""
         self.add("column score", "outside [0, 1] in {rows}" + cure, outside, shown)
         return values
