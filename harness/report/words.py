@@ -1,0 +1,105 @@
+"""The words of a study, a whole benchmark at a time: questions, gold answers, responses.
+
+`StudyScores.texts` answers for one sample, which is right for the few flips that a gate shows. A
+report shows thousands, so an imported study is read here in one pass per benchmark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.analysis.scores import BASE, StageKey, StudyScores
+from harness.interop.score_files import KIND, ROWS_FILE
+from harness.store import read_json
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """All words of one benchmark; what the study does not have is "" (None: no such answer)."""
+
+    questions: Sequence[str]
+    """In the order of the sample ids asked for."""
+    golds: Sequence[str]
+    responses: Mapping[StageKey, Sequence[str | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class WordReader:
+    """Reads the words behind a study's scores."""
+
+    scores: StudyScores
+    study_dir: Path
+    imported: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        record = read_json(self.study_dir / "study.json")
+        object.__setattr__(self, "imported", record.get("kind") == KIND)
+
+    def read(self, benchmark: str, sample_ids: Sequence[str], keys: Sequence[StageKey]) -> Words:
+        """The words of the given samples; `responses` has one sequence per key.
+
+        Raises ResultsError when a stored cell cannot be read.
+        """
+        if self.imported:
+            return self._imported(benchmark, sample_ids, keys)
+        texts = self.scores.texts
+        if texts is None:
+            empty = [""] * len(sample_ids)
+            return Words(empty, empty, {key: [None] * len(sample_ids) for key in keys})
+        return Words(
+            [texts.question(benchmark, name) for name in sample_ids],
+            [texts.gold(benchmark, name) for name in sample_ids],
+            {key: [self._response(key, benchmark, name) for name in sample_ids] for key in keys},
+        )
+
+    def _response(self, key: StageKey, benchmark: str, sample_id: str) -> str | None:
+        assert self.scores.texts is not None
+        try:
+            return self.scores.texts.response(key, benchmark, sample_id)
+        except KeyError:  # the cell, or the sample in it, is still owed
+            return None
+
+    def _imported(
+        self, benchmark: str, sample_ids: Sequence[str], keys: Sequence[StageKey]
+    ) -> Words:
+        import pyarrow.parquet as pq
+
+        file = self.study_dir / ROWS_FILE
+        names = pq.read_schema(file).names
+        wanted = ["strategy", "run", "stage", "sample_id"]
+        present = [column for column in ("question", "gold", "response") if column in names]
+        table = pq.read_table(
+            file, columns=wanted + present, filters=[("benchmark", "=", benchmark)]
+        )
+        columns = [table[column].to_pylist() for column in wanted]
+        said = {
+            column: table[column].to_pylist() if column in present else [""] * len(table)
+            for column in ("question", "gold", "response")
+        }
+        questions: dict[str, str] = {}
+        golds: dict[str, str] = {}
+        responses: dict[tuple[Any, ...], str] = {}
+        rows = zip(*columns, said["question"], said["gold"], said["response"], strict=True)
+        for strategy, run, stage, sample, question, gold, response in rows:
+            if question:
+                questions.setdefault(sample, question)
+            if gold:
+                golds.setdefault(sample, gold)
+            place = (strategy, "" if strategy == BASE else run, stage, sample)
+            responses.setdefault(place, response or "")
+        return Words(
+            [questions.get(name, "") for name in sample_ids],
+            [golds.get(name, "") for name in sample_ids],
+            {
+                key: [
+                    responses.get(
+                        (key.strategy, "" if key.strategy == BASE else key.run, key.stage, name)
+                    )
+                    for name in sample_ids
+                ]
+                for key in keys
+            },
+        )
