@@ -131,11 +131,9 @@ def prompt(
 
     Example: forgeteval tasks prompt pixmo_count rows.jsonl --profile lmm_cl
     """
-    from harness import registry, row_files
+    from harness import row_files
 
-    task = registry.task(name)
-    read = _read(rows)
-    _write(row_files.prompts(_title(rows), read, task, profile), out)  # type: ignore[arg-type]
+    _write(row_files.prompts(_title(rows), _read(rows), name, profile), out)
 
 
 @group.command()
@@ -152,39 +150,31 @@ def grade(
 
     Example: forgeteval tasks grade ai2d answers.jsonl --scorer lenient -o graded.jsonl
     """
-    from harness import registry, row_files
+    from harness import row_files
 
-    task = registry.task(name)
-    read = _read(rows)
-    _write(row_files.grade(_title(rows), read, task, scorer), out)  # type: ignore[arg-type]
+    _write(row_files.grade(_title(rows), _read(rows), name, scorer), out)
 
 
 def _title(rows: str) -> str:
     return "standard input" if rows == "-" else rows
 
 
-def _read(rows: str) -> list[tuple[int, dict[str, Any]]]:
-    from harness import row_files
+def _read(rows: str) -> str:
     from harness.errors import DataError
 
     try:
         if rows == "-":
-            text = sys.stdin.buffer.read().decode("utf-8-sig")
-        else:
-            text = Path(rows).read_text(encoding="utf-8-sig")
+            return sys.stdin.buffer.read().decode("utf-8-sig")
+        return Path(rows).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(_title(rows), f"not UTF-8 at byte {error.start}") from None
     except OSError as error:
         raise DataError(rows, str(error.strerror).lower()) from None
-    # Only "\n" ends a line of JSON lines: str.splitlines knows ten more ends.
-    return row_files.read(_title(rows), text.split("\n"))
 
 
-def _write(rows: Iterable[dict[str, Any]], out: Path | None) -> None:
-    from harness import row_files
+def _write(text: str, out: Path | None) -> None:
     from harness.errors import UserError
 
-    text = "".join(map(row_files.as_line, rows))
     if out is None:
         sys.stdout.write(text)
         sys.stdout.flush()
