@@ -11,6 +11,8 @@ from harness.analysis.options import JudgeOptions
 from harness.analysis.paired import PairedDifference
 from harness.analysis.verdicts import verdict
 
+# Typographic signs in texts for people.
+SIGNS = str.maketrans({"-": "−", "i": "∞", "n": None, "f": None})
 ONE_RUN = "1 run: the interval covers the choice of samples, not of the training run"
 
 
@@ -20,6 +22,13 @@ def points(value: float) -> str:
         return "NA"
     rounded = round(100 * value, 1)
     return "0.0" if rounded == 0 else f"{rounded:+.1f}".replace("-", "−")
+
+
+def percent(share: float) -> str:
+    """A share as per cent: `62`, `−15`, `∞` for a limit that does not exist, `NA`."""
+    if np.isnan(share):
+        return "NA"
+    return (f"{100 * share:.0f}" if np.isfinite(share) else str(share)).translate(SIGNS)
 
 
 def with_interval(found: PairedDifference) -> str:
@@ -78,8 +87,8 @@ def _recovery(found: StrategyFigures) -> str:
     if np.isnan(back.fraction):
         return f"recovery after {dip} NA: {back.note}"
     share = (
-        f"{points(back.fraction).lstrip('+')} % [{points(back.low).lstrip('+')}, "
-        f"{points(back.high).lstrip('+')}] of the loss after {dip}"
+        f"{percent(back.fraction)} % [{percent(back.low)}, {percent(back.high)}] "
+        f"of the loss after {dip}"
     )
     if back.points.low > 0:
         return f"recovers {with_interval(back.points)} at {after}, {share}"

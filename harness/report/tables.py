@@ -19,7 +19,7 @@ from harness.analysis.frames import HELD_OUT_MEAN, MEAN
 from harness.analysis.judge import Judgement
 from harness.analysis.paired import PairedDifference
 from harness.analysis.scores import StageKey
-from harness.analysis.sentences import points
+from harness.analysis.sentences import percent, points
 
 STRATEGIES_PER_TABLE = 4
 STAGES_PER_TABLE = 6
@@ -51,6 +51,8 @@ def print_judgement(console: Console, judgement: Judgement) -> None:
         for table in stage_tables(judgement, found):
             console.print(table)
     console.print(LEGEND, style="dim", highlight=False)
+    if judgement.scores.metric.str.endswith("_rate").any():
+        console.print("rates are means over held-out benchmarks", style="dim")
     console.print()
     sentences = [*judgement.sentences.values(), *judgement.comparison_sentences.values()]
     for text in sentences:
@@ -122,7 +124,7 @@ def stage_tables(judgement: Judgement, found: StrategyFigures) -> Iterator[Table
         means = [_delta(cells.get((HELD_OUT_MEAN, True, stage))) for stage in stages]
         table.add_row("held-out mean", "", *means)
         for metric, values in _rates(judgement, found).items():
-            label = f"held-out {metric.removesuffix('_rate').replace('_', ' ')} %"
+            label = f"{metric.removesuffix('_rate').replace('_', ' ')} %"
             shown = [_score(values.get(stage)) for stage in stages]
             table.add_row(label, _score(values.get(0)), *shown)
         yield table
@@ -149,6 +151,8 @@ def _rates(judgement: Judgement, found: StrategyFigures) -> Mapping[str, Mapping
         rows.metric.str.endswith("_rate") & (rows.role == "held_out") & (rows.scorer == "NA")
     ]
     here = [key in keys for key in map(StageKey, rows.strategy, rows.run, rows.stage)]
+    if not any(here):
+        return {}
     means = rows[here].groupby(["metric", "stage"], as_index=False).score_pct.mean()
     rates: dict[str, dict[int, float]] = {}
     for metric, stage, value in zip(means.metric, means.stage, means.score_pct, strict=True):
@@ -182,8 +186,7 @@ def _share(found: StrategyFigures) -> str:
     back = found.recovery
     if back is None or np.isnan(back.fraction):
         return "NA"
-    shares = (100 * x for x in (back.fraction, back.low, back.high))
-    return "{:.0f} % [{:.0f}, {:.0f}]".format(*shares)
+    return f"{percent(back.fraction)} % [{percent(back.low)}, {percent(back.high)}]"
 
 
 def _delta(row: object) -> Text:
