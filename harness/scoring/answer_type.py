@@ -31,7 +31,10 @@ _YES_NO = re.compile(r"(?:yes|no|yeah|yep|nope)")
 _WRITTEN = re.compile(r"[$€£¥]?\s?[-−]?\d[\d,]*(\.\d+)?\s?%?")
 _BARE_DIGITS = re.compile(r"[-−]?(?:\d+|\d{1,3}(?:,\d{3})+)(?:\.\d+)?")
 _NO_DIGITS = re.compile(r"[a-z\s-]+")
-_NOT_NUMBER_WORDS = frozenset({"none", "nil", "nought", "nobody", "no one", "nothing", "not any"})
+_NOT_NUMBER_WORDS = frozenset(
+    {"none", "nil", "nought", "nobody", "no one", "nothing", "not any"}
+    | {"a pair", "a couple", "a single"}
+)
 _REFUSAL = re.compile(
     r"\b(?:i(?:'m| am) (?:sorry|unable|not able)|sorry,|as an ai\b"
     r"|i (?:cannot|can't|can not|won't)\b"
@@ -45,7 +48,8 @@ _VERB = re.compile(
 )
 _LONGEST_CYCLE = 8
 _FEWEST_ROUNDS = 4
-_PHRASE_WORDS = 5
+_NUMERIC_WORDS = 5
+_PHRASE_WORDS = 9
 
 
 def is_bare_number(response: str) -> bool:
@@ -99,7 +103,7 @@ def classify(response: str) -> GivenType:
         return "yes_no"
     if _LETTER.fullmatch(text):
         return "letter"
-    if len(words) <= _PHRASE_WORDS and (numeric := _numeric_type(text)):
+    if len(words) <= _NUMERIC_WORDS and (numeric := _numeric_type(text)):
         return numeric
     if _REFUSAL.search(text):
         return "refusal"

@@ -145,15 +145,17 @@ def read(response: str, options: Sequence[str] = ()) -> str | None:
             if tokens(spaced[2]) == _words_of(given)[at] != ():
                 return _letter(at)
     equal = [at for at, option in enumerate(given) if text and plain_gold(option) == text]
+    kept = _REFUSED.sub(" ", text).strip()
+    letters = (_indices(pair.groups(), given) for pair in _LETTER_LIST.finditer(kept))
+    if not equal and any(len(pair) > 1 for pair in letters):
+        return None
     lead = _LEAD.match(text)
     if not equal and lead and _indices(lead[1] or lead[2], given):
         return _led(lead[1] or lead[2], text[lead.end() :], given)
     equal = equal or [at for at, option in enumerate(_words_of(given)) if option == words != ()]
     if equal:
         return _letter(equal[0]) if len(equal) == 1 else None
-    if any(len(_indices(pair.groups(), given)) > 1 for pair in _LETTER_LIST.finditer(text)):
-        return None
-    return _in_sentence(_REFUSED.sub(" ", text).strip(), given)
+    return _in_sentence(kept, given)
 
 
 def _led(letter: str, rest: str, options: Options) -> str | None:
@@ -188,9 +190,9 @@ def _in_sentence(text: str, options: Options) -> str | None:
     words = rest.split()
     letters = {word for word in words if len(word) == 1 and word in _NEVER_WORDS}
     letters |= {letter for letter in _groups(_MARKED, text) if letter in words or letter == "a"}
-    letters |= {match[1] for edge in _EDGES[1:] if (match := edge.fullmatch(text))}
-    found |= _indices(letters, options)
-    if start and len(found) == 1:
+    ends = {match[1] for edge in _EDGES[1:] if (match := edge.fullmatch(text))}
+    found |= _indices(letters | ends, options)
+    if (start or ends) and len(found) == 1:
         return _letter(found.pop())
     found |= named
     if not found:

@@ -46,7 +46,7 @@ _FORMS = tuple(
         r"\b(?P<hour>noon|midday|midnight)\b",
     )
 )
-_WHOLE = re.compile(r"(?P<hour>\d{1,2}?)[\s-]?(?P<minute>\d{2})")
+_WHOLE = re.compile(r"(?P<hour>\d{1,2}?)[\s-]?(?P<minute>\d{2})" + _HALF_DAY)
 _REFUSED = re.compile(r"\b(?:not|isn't)\b[^,;\n]*?(?=\bbut\b|[,;\n]|$)")
 _HEDGE = re.compile(r"\bor\b(?! so\b)|\beither\b|\bbetween\b")
 _STRICT = re.compile(r"(\d{1,2}):(\d{2})")

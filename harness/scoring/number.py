@@ -31,8 +31,9 @@ _NUMBER = re.compile(
     rf"(?P<digits>(?:(?<![\w.)])[-−])?(?<![\w.,:/])(?:{_DIGITS}|\.\d++))"
     rf"(?:(?={_UNIT_MARKS}\b)|(?![a-z]))"
     rf"|(?<![\w-])(?P<words>{_WORDS})(?![\w]|-[a-z])"
-    r"|\b(?P<zero>none|nil|nought|nobody|no one|nothing|not any|(?:are|is|were|was)n't any"
-    r"|no (?!(?:idea|doubt|way|problem|longer|more|less|fewer|answer|one)\b)[a-z]+)\b"
+    r"|(?P<zero>\b(?:none|nil|nought|nobody|no one|nothing)\b"
+    r"|(?:n't|\bnot) (?:(?:see|have|show|contain) )?any\b"
+    r"|\bno (?!(?:idea|doubt|way|problem|longer|more|less|fewer|answer|one)\b)[a-z]+)\b"
 )
 # What stands before a number that is not the count: names, ordinals' labels, the pronoun "one".
 _LABEL = re.compile(

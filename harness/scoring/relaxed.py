@@ -87,12 +87,12 @@ def _values(reading: str, gold: str) -> list[tuple[float, bool]]:
 
     "14 million" is 14 where the chart counts in millions, and 14,000,000 where it does not.
     """
-    exact = value_of(reading)
-    stated = exact or (
-        (number.read(reading) or 0.0, "%" in reading) if number.read(reading) is not None else None
-    )
+    stated = value_of(reading)
     if stated is None:
-        return []
+        value = number.read(reading)
+        if value is None:
+            return []
+        stated = value, "%" in reading
     found = [stated]
     scaled = _SCALED.fullmatch(reading)
     if scaled:

@@ -11,10 +11,14 @@ _WORDS = {
     **dict.fromkeys(("yes", "yeah", "yep", "yup", "true", "correct", "y"), "yes"),
     **dict.fromkeys(("no", "nope", "nah", "false", "incorrect", "n"), "no"),
 }
+_PHRASES = {
+    **dict.fromkeys(("absolutely", "definitely", "certainly", "i think so"), "yes"),
+    **dict.fromkeys(("not really", "i don't think so", "i do not think so"), "no"),
+}
 _YES = re.compile(r"(?:yes|yeah|yep|yup)(?![\w'-])")
-# "no dogs" is a count; "no", "no, ..." and "no it isn't" are answers.
+# "no", "no, ..." and "no it isn't"; "no cat" is left to `_DENIED`.
 _NO = re.compile(
-    r"(?:nope|nah|no(?=\s*(?:$|[,.;:!\n(]|(?:it|there|this|that|he|she|they|the|i|we|you)\b)))"
+    r"(?:nope|nah|no(?=\s*(?:$|[,.;:!\n(]|[-–—]\s|(?:it|there|this|that|he|she|they|the|i|we|you)\b)))"
     r"(?![\w'-])"
 )
 _OR = re.compile(r"\w+,?\s*(?:or\b|/)")
@@ -28,6 +32,7 @@ _DENIED = re.compile(
     r"there (?:is|are|was|were) (?:no|none)\b"
     r"|(?:there|it|this|that|he|she|they|the \S+(?: \S+)?) "
     r"(?:(?:is|are|was|were|do|does|did|has|have|can|could)(?:n't| not)|(?:has|have) no)\b"
+    r"|no (?!(?:idea|doubt|way|problem)\b)\S+(?: \S+){0,2}(?:\Z| (?:is|are|was|were|can be)\b)"
 )
 _AFFIRMED = re.compile(r"there (?:is|are|was|were) (?!no\b|not\b|none\b|n't)")
 
@@ -43,8 +48,8 @@ def read(response: str) -> str | None:
     text = plain(response)
     if not text:
         return None
-    if text in _WORDS:
-        return _WORDS[text]
+    if text in _WORDS or text in _PHRASES:
+        return _WORDS.get(text) or _PHRASES[text]
     if _BOTH.search(text):
         return None
     for reading in readings(text):
