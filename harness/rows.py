@@ -36,7 +36,7 @@ def text(row: Row, *names: str) -> str:
     '3'
     """
     if not any(name in row for name in names):
-        raise ValueError(f"no column {' or '.join(map(repr, names))}; found {', '.join(row)}")
+        raise _absent(row, *names)
     values = (row.get(name) for name in names)
     return next((str(value) for value in values if value is not None and str(value).strip()), "")
 
@@ -48,11 +48,16 @@ def texts(row: Row, name: str) -> tuple[str, ...]:
     ('a', 'b')
     """
     if name not in row:
-        raise ValueError(f"no column {name!r}; found {', '.join(row)}")
+        raise _absent(row, name)
     value = row[name]
     items = [value] if isinstance(value, str | int | float) else list(value or ())
     found = tuple(str(item) for item in items if item is not None and str(item).strip())
     return found or ("",)
+
+
+def _absent(row: Row, *names: str) -> ValueError:
+    found = [name for name, value in row.items() if value is not None]
+    return ValueError(f"no column {' or '.join(map(repr, names))}; found {', '.join(found)}")
 
 
 def images(row: Row, *names: str) -> tuple[Image, ...]:
