@@ -363,13 +363,20 @@ class _Texts:
 
     def _table(self, benchmark: str) -> Any:
         if benchmark not in self._kept:
-            with pq.ParquetFile(self.file) as file:
-                present = [name for name in TEXTS if name in file.schema_arrow.names]
-            self._kept[benchmark] = pq.read_table(
-                self.file,
-                columns=["strategy", "run", "stage", "sample_id", *present],
-                filters=[("benchmark", "=", benchmark)],
-            )
+            try:
+                self._kept[benchmark] = self._read(benchmark)
+            except (OSError, pa.ArrowException) as error:
+                reason = " ".join(str(error).split())[:200]
+                raise ResultsError(self.file.name, f"cannot be read: {reason}") from error
             if len(self._kept) > _TEXTS_KEPT:
                 self._kept.popitem(last=False)
         return self._kept[benchmark]
+
+    def _read(self, benchmark: str) -> Any:
+        with pq.ParquetFile(self.file) as file:
+            present = [name for name in TEXTS if name in file.schema_arrow.names]
+        return pq.read_table(
+            self.file,
+            columns=["strategy", "run", "stage", "sample_id", *present],
+            filters=[("benchmark", "=", benchmark)],
+        )
