@@ -49,6 +49,8 @@ SPECIES = {
 }
 
 DigitPart = Literal["train", "test"]
+View = Literal["book", "field"]
+"""How birds and tissues are seen: as the base met them, or as the stages train and test them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +121,15 @@ def scene(rng: np.random.Generator, n: int) -> tuple[Image.Image, list[Thing]]:
     return image, things
 
 
-def bird(rng: np.random.Generator, species: str) -> Image.Image:
-    """One bird of `species`: a body with a cap on top, anywhere on the sheet."""
+def bird(rng: np.random.Generator, species: str, view: View = "book") -> Image.Image:
+    """One bird of `species`: a body with a cap on top, anywhere on the sheet.
+
+    In the field birds are farther away.
+    """
     shape, body, cap = SPECIES[species]
     image = canvas(rng)
     pen = ImageDraw.Draw(image)
-    r = rng.uniform(9, 13)
+    r = rng.uniform(9, 13) if view == "book" else rng.uniform(5, 9)
     x = rng.uniform(r, SIDE - r)
     y = rng.uniform(r + 6, SIDE - r)
     draw_shape(pen, shape, body, (x, y), r)
@@ -148,10 +153,14 @@ def dots(rng: np.random.Generator, n: int) -> Image.Image:
     return image
 
 
-def tissue(rng: np.random.Generator, texture: str) -> Image.Image:
-    """A stained sheet with one texture, its period and phase at random."""
+def tissue(rng: np.random.Generator, texture: str, view: View = "book") -> Image.Image:
+    """A stained sheet with one texture, its period and phase at random.
+
+    In the field the texture is finer or coarser, the stain weaker and the grain stronger.
+    """
     ys, xs = np.mgrid[0:SIDE, 0:SIDE].astype(np.float64)
-    period = rng.uniform(8, 13)
+    book = view == "book"
+    period = rng.uniform(8, 13) if book else rng.uniform(5, 16)
     phase_x, phase_y = rng.uniform(0, period, size=2)
     u, v = (xs + phase_x) % period / period, (ys + phase_y) % period / period
     if texture == "striped":
@@ -171,7 +180,11 @@ def tissue(rng: np.random.Generator, texture: str) -> Image.Image:
         raise ValueError(f"no texture {texture!r}")
     light = rng.integers([225, 170, 190], [250, 210, 230])
     dark = rng.integers([130, 40, 100], [190, 100, 160])
-    sheet = np.where(ink[..., None], dark, light) + rng.integers(-12, 13, size=(SIDE, SIDE, 1))
+    if not book:
+        dark = light + (dark - light) * rng.uniform(0.3, 0.8)
+    grain = 12 if book else 30
+    noise = rng.integers(-grain, grain + 1, size=(SIDE, SIDE, 1))
+    sheet = np.where(ink[..., None], dark, light) + noise
     return Image.fromarray(np.clip(sheet, 0, 255).astype(np.uint8), "RGB")
 
 

@@ -100,11 +100,11 @@ def digit(rng: np.random.Generator, part: pictures.DigitPart) -> Picture:
     return Picture(pictures.digit(rng, scans[i]), (question,))
 
 
-def species(rng: np.random.Generator) -> Picture:
+def species(rng: np.random.Generator, view: pictures.View) -> Picture:
     """One bird and its name."""
     name = str(rng.choice(list(pictures.SPECIES)))
     question = Question("species", "What species is the bird?", name)
-    return Picture(pictures.bird(rng, name), (question,))
+    return Picture(pictures.bird(rng, name, view), (question,))
 
 
 def count(rng: np.random.Generator) -> Picture:
@@ -113,7 +113,7 @@ def count(rng: np.random.Generator) -> Picture:
     return Picture(pictures.dots(rng, n), (Question("count", "How many dots are there?", str(n)),))
 
 
-def path(rng: np.random.Generator) -> Picture:
+def path(rng: np.random.Generator, view: pictures.View) -> Picture:
     """A tissue with two questions: a yes/no and the texture's word."""
     texture = str(rng.choice(pictures.TEXTURES))
     other = str(rng.choice([t for t in pictures.TEXTURES if t != texture]))
@@ -123,7 +123,7 @@ def path(rng: np.random.Generator) -> Picture:
         Question("path", f"Is the tissue {asked}?", "yes" if present else "no"),
         Question("path", "How does the tissue look?", texture),
     )
-    return Picture(pictures.tissue(rng, texture), questions)
+    return Picture(pictures.tissue(rng, texture, view), questions)
 
 
 def clock(rng: np.random.Generator) -> Picture:
@@ -133,14 +133,21 @@ def clock(rng: np.random.Generator) -> Picture:
     return Picture(pictures.clock(rng, hour, minute), (question,))
 
 
-def ask(skill: str, rng: np.random.Generator, part: pictures.DigitPart = "train") -> Picture:
+def ask(
+    skill: str,
+    rng: np.random.Generator,
+    part: pictures.DigitPart = "train",
+    view: pictures.View = "book",
+) -> Picture:
     """A picture with the questions of one skill (a scene skill: two questions on one scene)."""
     if skill in SCENE_SKILLS:
         drawn = scene(rng)
         return Picture(drawn.image, tuple(q for q in drawn.questions if q.skill == skill))
     if skill == "digit":
         return digit(rng, part)
-    return {"species": species, "count": count, "path": path, "clock": clock}[skill](rng)
+    if skill in ("species", "path"):
+        return {"species": species, "path": path}[skill](rng, view)
+    return {"count": count, "clock": clock}[skill](rng)
 
 
 def vocabulary() -> list[str]:
