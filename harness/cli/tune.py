@@ -1,0 +1,132 @@
+"""`forgeteval tune`: narrow retraining, one component at a time, one skill after another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from harness.tune.sequence import SequencePlan
+
+EXAMPLES = """
+Examples:
+
+    forgeteval tune --base models/qwen --component sa_proj --sequence pathvqa --out ft
+
+    forgeteval tune --base models/qwen --component sa_proj --component mlp_gate_up
+      --sequence cub200,pixmo_count,pathvqa --data 'train/{name}.parquet' --out ft
+
+    forgeteval tune --base models/qwen --component mlp --lora-rank 256
+      --sequence cub200,pixmo_count --out ft --seed 1
+
+Then `forgeteval score ft/checkpoints.yaml`.
+"""
+
+
+def tune(
+    base: Annotated[Path, typer.Option(help="Folder of the checkpoint to start from.")],
+    component: Annotated[
+        list[str], typer.Option(help="What trains; given again, another strategy.")
+    ],
+    sequence: Annotated[str, typer.Option(help="Skills in order, comma-separated: task names.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the stages go.")],
+    data: Annotated[
+        str,
+        typer.Option(help="task:{name}, or a file; {name} stands for the skill."),
+    ] = "task:{name}",
+    suite: Annotated[
+        Path | None, typer.Option(help="Manifest whose suite the stages are scored on.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the training rows.")] = "train",
+    limit: Annotated[int | None, typer.Option(min=1, help="Training samples per skill.")] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Peak; default 5e-6, with LoRA 5e-5.")
+    ] = None,
+    epochs: Annotated[float, typer.Option(help="Passes over each skill's data.")] = 1.0,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Instead of epochs.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 16,
+    micro_batch: Annotated[
+        int | None, typer.Option(min=1, help="Samples per forward pass; less memory.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Each seed is a run of its own.")] = 0,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, slower.")
+    ] = False,
+    lora_rank: Annotated[
+        int | None, typer.Option(min=1, help="LoRA adapters on the component instead.")
+    ] = None,
+    lwf: Annotated[
+        float | None, typer.Option(help="Learning without Forgetting: weight of distillation.")
+    ] = None,
+    save_every: Annotated[
+        int | None, typer.Option(min=1, help="Steps between states to resume from.")
+    ] = None,
+) -> None:
+    """Train one component on one skill after another; everything else stays bit for bit.
+
+    Leaves a folder per stage and a checkpoints.yaml that `forgeteval score` takes as it is.
+    Stages that are there already are kept.
+    """
+    from rich.console import Console
+
+    from harness.tune.recipe import LORA_LEARNING_RATE, Distillation, Lora, Recipe
+    from harness.tune.sequence import SequencePlan
+
+    default = LORA_LEARNING_RATE if lora_rank else Recipe().learning_rate
+    recipe = Recipe(
+        learning_rate=learning_rate or default,
+        epochs=epochs,
+        max_steps=max_steps,
+        batch_size=batch_size,
+        micro_batch=micro_batch,
+        seed=seed,
+        gradient_checkpointing=gradient_checkpointing,
+        lora=Lora(rank=lora_rank) if lora_rank else None,
+        distillation=Distillation(weight=lwf) if lwf else None,
+        save_every=save_every,
+    )
+    skills = tuple(name.strip() for name in sequence.split(",") if name.strip())
+    plan = SequencePlan(
+        base, tuple(component), skills, data, out, recipe, suite=suite, split=split, limit=limit
+    )
+    _train(Console(), plan)
+
+
+def _train(console: Console, plan: SequencePlan) -> None:
+    """Runs the sequence under a progress bar; a line per stage says what it cost."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from harness.tune.recipe import StageRecord
+    from harness.tune.sequence import run
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bars:
+        bar = bars.add_task("loading", total=None)
+
+        def step(done: int, total: int, loss: float | None) -> None:
+            shown = "training" if loss is None else f"training, loss {loss:.3f}"
+            bars.update(bar, completed=done, total=total, description=shown)
+
+        def stage(folder: str, record: StageRecord) -> None:
+            bars.print(
+                f"{folder}: {record.trainable_share:.2%} of the parameters, {record.steps} steps,"
+                f" loss {record.loss:.3f}, {record.train_seconds:.0f} s,"
+                f" {record.peak_memory_gb:.1f} GB",
+                markup=False,
+                highlight=False,
+            )
+
+        manifest = run(plan, stage, step)
+    console.print(f"manifest: {manifest}", markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        f"next: forgeteval score {manifest}", markup=False, highlight=False, soft_wrap=True
+    )
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `tune`."""
+    app.command(epilog=EXAMPLES)(tune)
