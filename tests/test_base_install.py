@@ -70,7 +70,7 @@ def test_import_compare_gate_and_leaderboard_without_heavy_packages(
     for args, code in [
         (["--version"], 0),
         (["import", "scores.csv", "--study", "mine"], 0),
-        (["compare", "mine", "--json"], 0),
+        (["compare", "mine"], 0),
         (["gate", "mine", "--candidate", "llm"], 1),
         (["leaderboard", "mine", "-o", "leaderboard.csv"], 0),
     ]:
