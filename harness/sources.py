@@ -72,6 +72,8 @@ class Samples(Sequence[Sample]):
         """Rows of the source."""
         self.left_out = left_out
         """Rows that do not belong to the task (`Task.keep`)."""
+        self.revision: str | None = None
+        """Commit of the hub data set that the rows came from; None for local files."""
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -116,6 +118,7 @@ def load(
     chosen = choose(task.name, [group or name for _, name, group, _ in kept], limit, seed)
     rows = [kept[position][0] for position in chosen]
     samples = Samples(task, table, rows, groups, majority, left_out)
+    samples.revision = _resolved_revision(table)
     if isinstance(table, AddressedTable):
         addressed = [image for sample in samples for image in sample.images]
         download([image for image in addressed if isinstance(image, UrlImage)])
@@ -196,7 +199,7 @@ def _hub_table(source: Source, config: str | None) -> ColumnTable:
     raise DataError(f"{source.hub}, split {source.split!r}", reasons)
 
 
-def resolved_revision(table: Table) -> str | None:
+def _resolved_revision(table: Table) -> str | None:
     """Commit of the hub data set that a table was prepared from; None for local files."""
     if isinstance(table, AddressedTable | JoinedTable):
         table = table.main

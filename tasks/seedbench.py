@@ -6,6 +6,10 @@ from harness.scoring import SCORERS
 from harness.types import Decoding, Prompt, Sample, Source, Task
 
 
+def is_image(row: Row) -> bool:
+    return row.get("data_type") != "video"
+
+
 def sample(row: Row, index: int) -> Sample:
     options = tuple(text(row, f"choice_{name}") for name in "abcd")
     return Sample(
@@ -40,7 +44,7 @@ TASK = Task(
         aliases=("lmms-lab-encoder/SEED-Bench",),
     ),
     sample=sample,
-    keep=lambda row: row.get("data_type") != "video",
+    keep=is_image,
     prompts=both(prompt),
     scorers=SCORERS["seedbench"],
     decoding=Decoding(max_new_tokens=16),

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from harness import contract, registry, sources
 from harness.prompts import as_text, request_parts
 from harness.types import Sample, Task
 from tests import make_fixtures
 
+ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "fixtures" / "data"
-PROMPTS = Path(__file__).parent / "fixtures" / "prompts"
+PROMPTS = Path(__file__).parent / "golden" / "prompts"
 TASK_OF_FILE = {
     "textvqa_val": "textvqa",
     "docvqa_val": "docvqa",
@@ -25,6 +29,8 @@ TASK_OF_FILE = {
     "vqav2_val": "vqav2",
     "mmbench_en_dev_static": "mmbench",
 }
+# What the programs send: `default` (lmms-eval 0.7.3), `as_released` (LMM_CL); `intended` is what
+# LMM_CL's functions give when they get their settings as they were meant to.
 PROFILE_OF_MODE = {"default": "fixed", "intended": "fixed", "as_released": "lmm_cl"}
 NAMES = [maker.stem for maker in sorted(DATA.iterdir())]
 
@@ -60,7 +66,7 @@ def test_committed_fixtures_are_what_the_maker_writes(tmp_path: Path) -> None:
 def golden_prompts() -> list[tuple[str, dict]]:
     rows = []
     for file in sorted(PROMPTS.glob("*.jsonl")):
-        if file.stem == "countbench_upstream":  # of no profile: see the README there
+        if file.stem == "countbench_upstream":  # of no profile: lmms-eval's own wording
             continue
         name = TASK_OF_FILE.get(file.stem, file.stem)
         rows += [(name, json.loads(line)) for line in file.read_text().splitlines()]
@@ -195,3 +201,43 @@ def test_golden_answers_of_every_fixture_are_of_the_stated_type() -> None:
         "pixmo_count": {"integer"},
         "chartqa": {"integer", "decimal", "yes_no", "phrase"},
     }
+
+
+def test_the_page_of_tasks_is_up_to_date() -> None:
+    spec = importlib.util.spec_from_file_location("make_tasks", ROOT / "docs" / "make_tasks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    written = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+    assert page.document() == written, "run .venv/bin/python docs/make_tasks.py"
+
+
+@pytest.fixture
+def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The code blocks of docs/add-a-benchmark.md by language, in a folder with its data."""
+    monkeypatch.setattr(registry, "_registered", {})
+    text = (ROOT / "docs" / "add-a-benchmark.md").read_text(encoding="utf-8")
+    rows = [
+        {"id": "7", "image": make_fixtures.cell(1), "question": "Which leaf?", "answer": "oak"},
+        {"id": "8", "image": make_fixtures.cell(1), "question": "Which tree?", "answer": "elm"},
+    ]
+    whole = [{**row, "photo": "p1"} for row in rows]
+    make_fixtures.write(tmp_path / "data" / "leaves.parquet", whole)
+    return dict(re.findall(r"```(\w+)\n(.*?)```", text, re.DOTALL))
+
+
+def test_the_example_of_a_task_in_a_file_works(example: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "leaves.py").write_text(example["python"])
+    (task,) = registry.register_file(tmp_path / "leaves.py")
+    data = sources.SourceOverride(path="data/leaves.parquet")
+    report = contract.check(task, sources.load(task, data, base_dir=tmp_path))
+    assert (report.problems, report.n_samples, report.n_groups) == ((), 2, 1)
+
+
+def test_the_example_of_a_task_in_a_manifest_works(example: dict[str, str], tmp_path: Path) -> None:
+    declared = yaml.safe_load(example["yaml"])["suite"]["tasks"]
+    assert list(declared) == ["leaves"]
+    task = registry.inline_task("leaves", registry.InlineTask(**declared["leaves"]))
+    report = contract.check(task, sources.load(task, base_dir=tmp_path))
+    assert (report.problems, report.n_samples, report.n_groups) == ((), 2, 1)

@@ -17,7 +17,7 @@ from harness.errors import UserError
 from tests.make_fixtures import picture, write
 
 DATA = Path(__file__).parent / "fixtures" / "data"
-PROMPTS = Path(__file__).parent / "fixtures" / "prompts"
+PROMPTS = Path(__file__).parent / "golden" / "prompts"
 
 
 def run(*arguments: str | Path, given: str | None = None) -> Result:

@@ -282,15 +282,15 @@ def _print_table(tasks: Iterable[Task]) -> None:
     from rich.text import Text
 
     console = Console()
-    columns = "{:13.13} {:8} {:>7} {:18.18} {:10.10} {}"
+    columns = "{:14.14} {:8} {:>7} {:18.18} {:10.10} {}"
     heads = columns.format("task", "role", "n", "metric", "chance", "groups")
     console.print(Text(heads, "bold"))
-    console.print(Text(f"{'':13} source, licence", "dim"))
+    console.print(Text(f"{'':14} source, licence", "dim"))
     for task in tasks:
         size = "" if task.n is None else f"{task.n:,}"
         facts = (task.name, task.role, size, task.metric, task.chance, task.groups)
         console.print(Text(columns.format(*facts).rstrip()))
-        origin = f"{'':13} {task.source.hub or 'local files'}, {task.licence or 'no licence given'}"
+        origin = f"{'':14} {task.source.hub or 'local files'}, {task.licence or 'no licence given'}"
         console.print(Text(origin, "dim"), no_wrap=True, overflow="ellipsis")
 
 
