@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 from harness import checkpoints, engines, registry, sources
@@ -43,6 +44,8 @@ class Cell:
     signature: Mapping[str, object]
     n: int
     owed: bool
+    again: bool = False
+    """The base a second time (`--repeat-base`): what differs is the noise floor."""
 
     @property
     def id(self) -> str:
@@ -71,10 +74,10 @@ class Plan:
 
     def owed(self) -> Iterator[tuple[Checkpoint, list[Cell]]]:
         """Checkpoints in sweep order, each with the cells it still owes."""
-        by_checkpoint: dict[str, list[Cell]] = {}
+        by_checkpoint: dict[tuple[str, bool], list[Cell]] = {}
         for cell in self.cells:
             if cell.owed:
-                by_checkpoint.setdefault(cell.checkpoint.fingerprint, []).append(cell)
+                by_checkpoint.setdefault((cell.checkpoint.fingerprint, cell.again), []).append(cell)
         for cells in by_checkpoint.values():
             yield cells[0].checkpoint, cells
 
@@ -115,9 +118,13 @@ def make_plan(
     *,
     verify: bool = False,
     retry_failed: bool = False,
+    repeat_base: bool = False,
     wanted: Callable[[Stage], bool] = lambda stage: True,
 ) -> Plan:
-    """The plan of a manifest that lies in `folder`. `wanted` picks the stages to score now."""
+    """The plan of a manifest that lies in `folder`. `wanted` picks the stages to score now.
+
+    With `repeat_base` the base is owed once more, after everything else.
+    """
     memory = Memory(store.folder.parent / ".cache" / "fingerprints.json", verify=verify)
     failures: list[Failure] = []
     benchmarks = {}
@@ -146,7 +153,24 @@ def make_plan(
                 continue
             owed = wanted(stage) and _owes(store, benchmark.task.name, cell, retry_failed)
             cells[cell] = Cell(benchmark.task.name, checkpoint, signature, benchmark.n, owed)
-    return Plan(benchmarks, stages, list(cells.values()), failures)
+    swept = list(cells.values())
+    return Plan(benchmarks, stages, [*swept, *_again(store, stages, swept, repeat_base)], failures)
+
+
+def _again(
+    store: Store,
+    stages: Sequence[tuple[Stage, Checkpoint | None]],
+    cells: Sequence[Cell],
+    owed: bool,
+) -> Iterator[Cell]:
+    """The base's cells once more, under signatures of their own; last in the sweep."""
+    base = stages[0][1]
+    for cell in cells if base else ():
+        if base and cell.checkpoint.fingerprint == base.fingerprint:
+            signature = {**cell.signature, "repeat": 1}
+            there = store.is_sealed(cell.task, cell_id(signature))
+            if owed or there:
+                yield Cell(cell.task, base, signature, cell.n, not there, again=True)
 
 
 def study_record(manifest: Manifest, plan: Plan) -> dict[str, Any]:
@@ -155,7 +179,7 @@ def study_record(manifest: Manifest, plan: Plan) -> dict[str, Any]:
     No times, no machine paths: equal inputs give equal bytes.
     """
     cells: dict[tuple[str, str], str] = {
-        (cell.checkpoint.fingerprint, cell.task): cell.id for cell in plan.cells
+        (cell.checkpoint.fingerprint, cell.task): cell.id for cell in plan.cells if not cell.again
     }
     base = manifest.base.hub or Path(manifest.base.path or "").name
     return {
@@ -190,6 +214,7 @@ def study_record(manifest: Manifest, plan: Plan) -> dict[str, Any]:
             }
             for stage, checkpoint in plan.stages
         ],
+        "base_again": {cell.task: cell.id for cell in plan.cells if cell.again},
     }
 
 
@@ -203,7 +228,10 @@ def requests(task: Task, samples: Sequence[Sample], profile: Profile) -> list[Re
     for sample in samples:
         text = prompt(sample)
         parts = (*range(len(sample.images)), text) if isinstance(text, str) else text
-        built.append(Request(sample.id, parts, sample.images, task.decoding, sample.choices))
+        # Lettered questions are asked for a letter, so letters are what a likelihood compares.
+        lettered = sample.answer_type == "letter"
+        choices = tuple(ascii_uppercase[: len(sample.choices)]) if lettered else sample.choices
+        built.append(Request(sample.id, parts, sample.images, task.decoding, choices))
     return built
 
 

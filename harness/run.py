@@ -50,6 +50,12 @@ class Outcome:
     seconds: float = 0.0
     failures: list[Failure] = field(default_factory=list)
     interrupted: bool = False
+    start_seconds: float | None = None
+    """Making the engine and loading the first checkpoint."""
+    swap_seconds: list[float] = field(default_factory=list)
+    """Loading each later checkpoint."""
+    task_seconds: dict[str, list[float]] = field(default_factory=dict)
+    """task -> [requests, seconds] answered: what the next estimate is made of."""
 
     @property
     def exit_code(self) -> int:
@@ -82,12 +88,17 @@ def sweep(
         for checkpoint, group in owed:
             labels = _labels(plan, checkpoint.fingerprint)
             watch.checkpoint(labels)
+            began = time.monotonic()
             try:
                 engine = engine or make_engine()
                 engine.load(checkpoint)
             except CheckpointError as error:
                 outcome.failures.append(Failure(labels, str(error)))
                 continue
+            if outcome.start_seconds is None:
+                outcome.start_seconds = time.monotonic() - began
+            else:
+                outcome.swap_seconds.append(time.monotonic() - began)
             for cell in group:
                 watch.task(cell.task)
                 try:
@@ -145,6 +156,7 @@ def _answer(
         flushed = time.monotonic()
 
     owed = [request for request in asked if request.sample_id not in journal.done]
+    began = time.monotonic()
     ask = engine.log_likelihood if _by_likelihood(cell, owed) else engine.generate
     try:
         for prediction in ask(owed):
@@ -155,6 +167,9 @@ def _answer(
         if waiting:
             flush()
         journal.close()
+    spent = outcome.task_seconds.setdefault(cell.task, [0.0, 0.0])
+    spent[0] += len(owed)
+    spent[1] += time.monotonic() - began
     journal.seal([request.sample_id for request in asked])
     outcome.n_sealed += 1
     watch.sealed()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness import engines
+from harness import engines, rates
 from harness.engines.options import LIBRARIES
 from harness.errors import ManifestError, ResultsError, did_you_mean
 from harness.manifest import (
@@ -53,6 +53,7 @@ class Options:
     only: tuple[str, ...] = ()
     verify: bool = False
     retry_failed: bool = False
+    repeat_base: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,25 +81,37 @@ def open_study(target: Path, options: Options) -> OpenStudy:
     store = Store((results or Path(DEFAULT_RESULTS)) / manifest.study)
     plan = make_plan(
         manifest, folder, store,
-        verify=options.verify, retry_failed=options.retry_failed,
+        verify=options.verify, retry_failed=options.retry_failed, repeat_base=options.repeat_base,
         wanted=parse_only(options.only, manifest),
     )  # fmt: skip
     return OpenStudy(manifest, folder, store, plan)
 
 
-def score(opened: OpenStudy, watch: Watch) -> Outcome:
+def score(opened: OpenStudy, watch: Watch, *, record: bool = True) -> Outcome:
     """Answers what the study owes; one writer at a time, a second process waits.
 
+    `record=False` leaves `study.json` alone: the cells are kept, the study is still the old one.
     Raises ResultsError when the results folder cannot be written or has no room.
     """
     store, plan = opened.store, opened.plan
     with store.writer(lambda: watch.checkpoint("waiting for another forgeteval score")):
         plan = replace(plan, cells=[_still_owed(store, cell) for cell in plan.cells])
         _check_room(store, plan)
-        write_record(store, study_record(opened.manifest, plan))
+        if record:
+            write_record(store, study_record(opened.manifest, plan))
         outcome = sweep(plan, store, opened.manifest.suite.profile, lambda: _engine(opened), watch)
     outcome.failures[:0] = plan.failures
+    rates.learn(_rates_file(store), opened.manifest.engine.kind, outcome)
     return outcome
+
+
+def estimate(opened: OpenStudy) -> rates.Estimate:
+    """How long what is owed will take, from what earlier sweeps here took."""
+    return rates.estimate(_rates_file(opened.store), opened.manifest.engine.kind, opened.plan)
+
+
+def _rates_file(store: Store) -> Path:
+    return store.folder.parent / ".cache" / "rates.json"
 
 
 def write_record(store: Store, record: Mapping[str, Any]) -> None:

@@ -175,6 +175,51 @@ def test_a_stage_without_processor_uses_the_bases(place: Path, engine):
     assert paths[1] == paths[0] != paths[2]
 
 
+def test_the_base_scored_again_is_the_noise_floor(place: Path, engine):
+    score(place)
+    assert read_scores(place / "results/tiny").notes == ()
+    engine.answer = lambda checkpoint, request: "red" if request.sample_id != "4" else "blue"
+    outcome, _ = score(place, repeat_base=True)
+    assert outcome.n_sealed == 2 and engine.loaded[-1] == engine.loaded[0]
+    score(place)  # the record keeps what is there
+    (note,) = read_scores(place / "results/tiny").notes
+    assert note == (
+        "noise floor: scored twice, the base gave another answer to 4 of 40 requests (10.00 %)"
+    )
+    outcome, _ = score(place, repeat_base=True)
+    assert outcome.n_answered == 0
+
+
+def test_two_engines_are_compared_answer_by_answer(place: Path, engine, monkeypatch):
+    from harness.agreement import disagreements
+
+    _, first = score(place)
+    other = ReplayEngine(lambda checkpoint, request: "red")
+    monkeypatch.setattr(engines, "create", lambda kind, options: other)
+    record = (place / "results/tiny/study.json").read_bytes()
+    options = Options(results=place / "results", engine="vllm")
+    second = study.open_study(place / "study.yaml", options)
+    study.score(second, Quiet(), record=False)
+    assert (place / "results/tiny/study.json").read_bytes() == record
+    found = disagreements(first, second)
+    assert (found.n, found.n_different) == (160, 8)
+    assert found.examples[0] == ("base", "colors", "3", "3", "red")
+
+
+def test_an_estimate_rests_on_what_was_measured_here(place: Path, engine):
+    opened = study.open_study(place / "study.yaml", Options(results=place / "results"))
+    assert study.estimate(opened).seconds is None
+    score(place, only=("a@1",))
+    opened = study.open_study(place / "study.yaml", Options(results=place / "results"))
+    expected = study.estimate(opened)
+    assert expected.seconds is not None and expected.basis == "as measured here with hf"
+    (place / "results/.cache/rates.json").write_text('{"hf": 3}')
+    assert study.estimate(opened).seconds is None
+    score(place)
+    opened = study.open_study(place / "study.yaml", Options(results=place / "results"))
+    assert study.estimate(opened).seconds == 0
+
+
 def test_limit_draws_whole_pictures_and_is_part_of_the_identity(place: Path, engine):
     score(place)
     outcome, opened = score(place, limit=6)

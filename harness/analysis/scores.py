@@ -73,6 +73,8 @@ class StudyScores:
     components: Mapping[str, str] = field(default_factory=dict)
     """strategy -> declared component."""
     texts: Texts | None = None
+    notes: tuple[str, ...] = ()
+    """What a reader must know of how the scores were made, for example the noise floor."""
 
     def runs(self) -> Mapping[tuple[str, str], Sequence[Stage]]:
         """(strategy, run) -> its stages in order, base first (its own or the shared one)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +39,15 @@ def score(
     ] = None,
     verify: Annotated[bool, typer.Option(help="Read all weights again.")] = False,
     retry_failed: Annotated[bool, typer.Option(help="Ask failed samples again.")] = False,
+    repeat_base: Annotated[
+        bool, typer.Option(help="Score the base once more at the end: the noise floor.")
+    ] = False,
+    check_against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ENGINE", help="Score with this engine too; list answers that differ."
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
     quiet: Annotated[bool, typer.Option(help="No progress.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Machine-readable outcome.")] = False,
@@ -46,13 +56,16 @@ def score(
     from rich.console import Console
 
     from harness import study
+    from harness.agreement import disagreements
     from harness.report.live import watching
-    from harness.report.plan_tables import print_outcome, print_plan
+    from harness.report.plan_tables import print_agreement, print_outcome, print_plan
 
     # SIGTERM (a scheduler's stop) ends a sweep as cleanly as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(stderr=json_, quiet=quiet)
-    options = study.Options(results, suite, engine, limit, tuple(only or ()), verify, retry_failed)
+    options = study.Options(
+        results, suite, engine, limit, tuple(only or ()), verify, retry_failed, repeat_base
+    )
     opened = study.open_study(manifest, options)
     if dry_run:
         print_plan(console, opened, as_json=json_)
@@ -60,6 +73,11 @@ def score(
     with watching(console, "quiet" if quiet else "auto") as watch:
         outcome = study.score(opened, watch)
     print_outcome(console, opened, outcome, as_json=json_)
+    if check_against and not outcome.exit_code:
+        other = study.open_study(manifest, replace(options, engine=check_against))
+        with watching(console, "quiet" if quiet else "auto") as watch:
+            outcome = study.score(other, watch, record=False)
+        print_agreement(console, disagreements(opened, other), as_json=json_)
     raise typer.Exit(outcome.exit_code)
 
 

@@ -6,18 +6,24 @@ import json
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from harness.agreement import Agreement
+from harness.plan import Failure
 from harness.run import Outcome
-from harness.study import OpenStudy
+from harness.study import OpenStudy, estimate
 
 
 def print_plan(console: Console, opened: OpenStudy, *, as_json: bool) -> None:
     """Which cells are there and which are owed, by checkpoint."""
     plan = opened.plan
     owed = [cell for cell in plan.cells if cell.owed]
+    expected = estimate(opened)
     if as_json:
         record = {
             "study": opened.manifest.study,
@@ -25,6 +31,8 @@ def print_plan(console: Console, opened: OpenStudy, *, as_json: bool) -> None:
             "cells_owed": len(owed),
             "requests_owed": sum(cell.n for cell in owed),
             "checkpoints_owed": len({cell.checkpoint.fingerprint for cell in owed}),
+            "estimate_seconds": expected.seconds,
+            "estimate_basis": expected.basis,
             "failures": [{"what": f.what, "why": f.why} for f in plan.failures],
         }
         print(json.dumps(record, indent=1))
@@ -43,7 +51,40 @@ def print_plan(console: Console, opened: OpenStudy, *, as_json: bool) -> None:
     console.print(table)
     total = sum(cell.n for cell in owed)
     console.print(f"{len(owed)} of {len(plan.cells)} cells owed, {total:,} requests.")
-    _print_failures(console, [*plan.failures])
+    if owed:
+        known = expected.seconds is not None
+        about = f"about {duration(expected.seconds or 0)}" if known else "time unknown"
+        console.print(f"Estimate: {about} ({expected.basis}).", highlight=False)
+    _print_failures(console, plan.failures)
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people.
+
+    >>> duration(42.4), duration(600), duration(9000)
+    ('42 s', '10 min', '2 h 30 min')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def print_agreement(console: Console, found: Agreement, *, as_json: bool) -> None:
+    """How many answers two engines gave alike, and the first that differ."""
+    if as_json:
+        print(json.dumps(asdict(found), indent=1))
+        return
+    console.print(
+        f"{found.first} and {found.second}: {found.n - found.n_different:,} of {found.n:,} "
+        f"answers are equal, {found.n_different:,} differ."
+    )
+    if not found.examples:
+        return
+    table = Table("checkpoint", "task", "sample", found.first, found.second, box=None)
+    for row in found.examples:
+        table.add_row(*(escape(repr(cell) if k > 2 else cell) for k, cell in enumerate(row)))
+    console.print(table)
 
 
 def print_outcome(console: Console, opened: OpenStudy, outcome: Outcome, *, as_json: bool) -> None:
@@ -83,6 +124,6 @@ def print_outcome(console: Console, opened: OpenStudy, outcome: Outcome, *, as_j
         console.print(f"Next: forgeteval compare {opened.store.folder}", highlight=False)
 
 
-def _print_failures(console: Console, failures: list) -> None:  # type: ignore[type-arg]
+def _print_failures(console: Console, failures: Sequence[Failure]) -> None:
     for failure in failures:
         console.print(f"could not be scored: {failure.why}", style="red", markup=False)

@@ -53,6 +53,7 @@ def read_scores(study_dir: Path, scorers: Sequence[ScorerName] = DEFAULT_SCORERS
     stages = [_stage(row) for row in record["stages"]]
     columns = tuple(stage.key for stage in stages)
     benchmarks = {}
+    again = []
     for row in record["benchmarks"]:
         name = row["name"]
         inline = record["tasks"].get(name)
@@ -63,6 +64,9 @@ def read_scores(study_dir: Path, scorers: Sequence[ScorerName] = DEFAULT_SCORERS
         cells = [stage["cells"].get(name) for stage in record["stages"]]
         answers = [_answers(store, name, cell, samples) for cell in cells]
         benchmarks[name] = grade_benchmark(task, row["role"], samples, columns, answers, scorers)
+        repeated = _answers(store, name, record.get("base_again", {}).get(name), samples)
+        if repeated and answers[0]:
+            again.append((answers[0].texts, repeated.texts))
     return StudyScores(
         study=record["study"],
         base_model=record["base_model"],
@@ -70,6 +74,21 @@ def read_scores(study_dir: Path, scorers: Sequence[ScorerName] = DEFAULT_SCORERS
         benchmarks=benchmarks,
         components=record["components"],
         texts=StoredTexts(store, record),
+        notes=(noise_floor(again),) if again else (),
+    )
+
+
+def noise_floor(pairs: Sequence[tuple[Sequence[str | None], Sequence[str | None]]]) -> str:
+    """What the base's second scoring says: how many answers differ though nothing changed.
+
+    >>> noise_floor([(["a", "b"], ["a", "c"])])
+    'noise floor: scored twice, the base gave another answer to 1 of 2 requests (50.00 %)'
+    """
+    n = sum(len(first) for first, _ in pairs)
+    differ = sum(a != b for first, second in pairs for a, b in zip(first, second, strict=True))
+    return (
+        f"noise floor: scored twice, the base gave another answer to {differ:,} of {n:,} "
+        f"requests ({100 * differ / n:.2f} %)"
     )
 
 
