@@ -48,9 +48,14 @@ class Strategy:
     runs: tuple[Run, ...]
 
     @property
+    def longest(self) -> Run:
+        """The (first) run with the most stages; runs that were cut short have fewer."""
+        return max(self.runs, key=lambda run: run.last)
+
+    @property
     def last(self) -> int:
         """Stages after the base; of the longest run."""
-        return max(run.last for run in self.runs)
+        return self.longest.last
 
     def stage_name(self, t: int) -> str:
         """The name of stage t, with all names where the runs have different orders."""

@@ -116,7 +116,7 @@ def stage_tables(judgement: Judgement, found: StrategyFigures) -> Iterator[Table
         table.add_column("base %", justify="right")
         for t in steps:
             table.add_column(f"{t} {strategy.stage_name(t)}", justify="right", overflow="fold")
-        stages = [strategy.runs[0].key(t).stage for t in steps]
+        stages = [strategy.longest.key(t).stage for t in steps]
         for name in dict.fromkeys(rows.benchmark[rows.role != MEAN]):
             marks = [_delta(cells.get((name, False, stage))) for stage in stages]
             table.add_row(Text(name), _score(base.get(name)), *marks)
