@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ transformers = pytest.importorskip("transformers")
 from harness.micro import skills  # noqa: E402  # after the optional imports
 from harness.micro.model import IMAGE_TOKENS, build_model, build_processor  # noqa: E402
 from harness.micro.packing import IGNORED, Packer, answers  # noqa: E402
-from harness.micro.pretrain import PretrainRecipe, pretrain, rate  # noqa: E402
+from harness.micro.pretrain import Cycle, PretrainRecipe, pretrain, rate  # noqa: E402
 from harness.micro.study import BASE_FOLDER  # noqa: E402
 
 ALL = (*skills.HELD_OUT, *skills.TARGETS)
@@ -113,20 +114,21 @@ def test_the_base_ends_its_answers(model: Any, processor: Any) -> None:
 
 
 def test_pretraining_is_a_function_of_its_recipe() -> None:
-    recipe = PretrainRecipe(steps=2, scenes=2, singles=2)
+    few: dict[str, int] = {"scenes": 2, "singles": 2}
+    recipe = PretrainRecipe(cycles=(Cycle(2, 1e-3, easy_steps=1), Cycle(1, 1e-3)), **few)
     losses: list[tuple[int, float]] = []
     first, _ = pretrain(recipe, lambda step, loss: losses.append((step, loss)))
     again, _ = pretrain(recipe)
-    other, _ = pretrain(PretrainRecipe(steps=2, scenes=2, singles=2, seed=1))
+    other, _ = pretrain(replace(recipe, seed=1))
     name = "model.language_model.layers.0.mlp.up_proj.weight"
     weights = [dict(m.named_parameters())[name] for m in (first, again, other)]
+    assert [step for step, _ in losses] == [1, 2, 3]
     assert weights[0].equal(weights[1])
     assert not weights[0].equal(weights[2])
 
 
 def test_learning_rate_rises_then_falls_to_nothing() -> None:
-    recipe = PretrainRecipe(steps=100)
-    rates = [rate(recipe, step) for step in range(100)]
+    rates = [rate(100, 0.05, step) for step in range(100)]
     assert rates[4] == max(rates) == 1.0
     assert rates[:5] == sorted(rates[:5])
     assert rates[5:] == sorted(rates[5:], reverse=True)

@@ -8,6 +8,7 @@ import pytest
 from harness.micro import pictures, skills
 
 ALL = (*skills.HELD_OUT, *skills.TARGETS)
+VIEWED = ("species", "path")
 
 
 @pytest.mark.parametrize("skill", ALL)
@@ -33,17 +34,27 @@ def test_all_words_are_in_the_vocabulary(skill: str) -> None:
             assert question.answer in known
 
 
+@pytest.mark.parametrize("skill", VIEWED)
+def test_field_pictures_ask_the_same_of_other_pictures(skill: str) -> None:
+    book, field = (
+        skills.ask(skill, np.random.default_rng(9), "train", view) for view in ("book", "field")
+    )
+    assert {q.text for q in book.questions} == {q.text for q in field.questions}
+    assert book.image.tobytes() != field.image.tobytes()
+
+
 def test_scenes_show_what_their_answers_say() -> None:
     rng = np.random.default_rng(1)
     for _ in range(100):
         image, things = pictures.scene(rng, 4)
-        pixels = np.asarray(image).reshape(-1, 3)
+        pixels = np.asarray(image)
         for thing in things:
-            n = int((pixels == pictures.COLORS[thing.color]).all(axis=1).sum())
-            # The largest small thing (a disc of radius 5) has 97 pixels; the smallest large one
-            # (a star of radius 10) has 145 or more.
-            assert n > 30
-            assert (n > 120) == (thing.size == "large"), (thing, n)
+            ys, xs = np.nonzero((pixels == pictures.COLORS[thing.color]).all(axis=2))
+            longest = max(np.ptp(ys), np.ptp(xs)) + 1
+            # The longest small thing (a disc of radius 5) has 11 pixels, the shortest large one
+            # (a square of radius 8) 13.
+            assert 8 <= longest <= 18
+            assert (longest > 12) == (thing.size == "large"), (thing, longest)
         assert len({t.color for t in things}) == len({t.shape for t in things}) == 4
 
 

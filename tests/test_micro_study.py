@@ -12,11 +12,11 @@ import yaml
 
 pytest.importorskip("torch")
 
-from harness import checkpoints, components  # noqa: E402  # after the optional import
-from harness.manifest import read_manifest  # noqa: E402
-from harness.micro import skills, study  # noqa: E402
-from harness.tune.recipe import RecipeError, read_record  # noqa: E402
-from tasks.micro import TASKS  # noqa: E402
+from harness import checkpoints, components  # after the optional import
+from harness.manifest import read_manifest
+from harness.micro import skills, study
+from harness.tune.recipe import RecipeError, read_record
+from tasks.micro import TASKS
 
 ALL = (*skills.HELD_OUT, *skills.TARGETS)
 

@@ -107,7 +107,7 @@ def rate(steps: int, warmup: float, step: int) -> float:
     rising = max(1, round(warmup * steps))
     if step < rising:
         return (step + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
 def draw(

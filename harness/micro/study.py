@@ -164,7 +164,11 @@ def manifest(plan: StudyPlan) -> dict[str, Any]:
 
     def run(strategy: str, seed: int) -> dict[str, Any]:
         stages = [
-            {"trained_on": f"micro_{skill}", "path": str(folder.relative_to(plan.out))}
+            {
+                "name": skill,
+                "trained_on": f"micro_{skill}",
+                "path": folder.relative_to(plan.out).as_posix(),
+            }
             for skill, folder in plan.stages(strategy, seed)
         ]
         return {"seed": seed, "stages": stages}
