@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import random
 import shutil
@@ -142,6 +143,27 @@ def test_nothing_kept_gives_the_same_answers(folders: dict[tuple[Family, str], P
     assert poor.counts["preprocessed"] > len(SIZES)
 
 
+def test_an_architecture_whose_features_cannot_be_told_apart_gets_pixels(
+    folders: dict[tuple[Family, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
+
+    folder, requests = folders["llava_next", "a"], asked(3)
+    expected = answers(fresh(), folder, requests)
+    real = LlavaNextModel.get_image_features
+
+    def joined(self: Any, *args: Any, **options: Any) -> Any:
+        output = real(self, *args, **options)
+        output.pooler_output = [torch.cat(list(output.pooler_output))]
+        return output
+
+    joined.__signature__ = inspect.signature(real)  # type: ignore[attr-defined]
+    monkeypatch.setattr(LlavaNextModel, "get_image_features", joined)
+    engine = fresh()
+    assert answers(engine, folder, requests) == expected
+    assert answers(engine, folder, requests) == expected
+
+
 def test_a_change_of_the_vision_tower_alone_is_seen(
     folders: dict[tuple[Family, str], Path], tmp_path: Path
 ) -> None:
@@ -232,6 +254,24 @@ def test_one_prompt_too_many_for_the_memory(
     monkeypatch.setattr(engine, "_generate_batch", never)
     found = list(engine.generate(asked(2)[:2]))
     assert [p.reason for p in found] == ["out of memory with this prompt alone"] * 2
+
+
+def test_a_prompt_that_the_model_refuses_fails_alone(
+    folders: dict[tuple[Family, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, requests = fresh(), asked(2)
+    expected = answers(engine, folders["qwen2_5_vl", "a"], requests)
+    real = engine._generate_batch
+
+    def picky(batch: list[Job]) -> list[Prediction]:
+        if any(job.request.sample_id == "2-1" for job in batch):
+            raise ValueError("features and tokens do not match\nin detail")
+        return real(batch)
+
+    monkeypatch.setattr(engine, "_generate_batch", picky)
+    found = {p.sample_id: p for p in engine.generate(requests)}
+    assert found.pop("2-1").reason == "the model refused it: features and tokens do not match"
+    assert found == {name: p for name, p in expected.items() if name != "2-1"}
 
 
 def test_stop_strings_and_lengths(folders: dict[tuple[Family, str], Path]) -> None:

@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.checkpoints import tensor_index
+from harness.engines.layouts import shortened
+from harness.engines.prompts import first_line
 from harness.errors import CheckpointError, Problem
+
+# What peft raises for an adapter that does not fit.
+REFUSALS = (ValueError, KeyError, TypeError, OSError, RuntimeError)
 
 
 def merge_adapter(model: Any, folder: Path) -> None:
@@ -25,17 +30,22 @@ def merge_adapter(model: Any, folder: Path) -> None:
     tensor_index(folder)
     try:
         config = PeftConfig.from_pretrained(str(folder))
-        config.inference_mode = True
         wrapped = get_peft_model(model, config)
+    except REFUSALS as error:
+        raise CheckpointError(str(folder), f"peft cannot apply it: {first_line(error)}") from None
+    try:
         weights = load_peft_weights(str(folder), device="cpu")
-        result = set_peft_model_state_dict(wrapped, weights)
-    except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(str(folder), f"peft cannot apply it: {line}") from None
-    lost = list(getattr(result, "unexpected_keys", []))
-    missing = [name for name in getattr(result, "missing_keys", []) if "lora_" in name]
+        problems = _problems(set_peft_model_state_dict(wrapped, weights))
+    except REFUSALS as error:
+        problems = [Problem("", f"peft cannot apply it: {first_line(error)}")]
+    if problems:
+        wrapped.unload()
+        raise CheckpointError(str(folder), shortened(problems))
     wrapped.merge_and_unload(safe_merge=True)
-    if lost or missing:
-        problems = [Problem(name, "the model has no such place") for name in lost[:5]]
-        problems += [Problem(name, "missing from the adapter") for name in missing[:5]]
-        raise CheckpointError(str(folder), problems)
+
+
+def _problems(result: Any) -> list[Problem]:
+    """Tensors without a place in the model, and places without a tensor."""
+    lost = [Problem(name, "the model has no such place") for name in result.unexpected_keys]
+    missing = [name for name in result.missing_keys if "lora_" in name]
+    return lost + [Problem(name, "missing from the adapter") for name in missing]

@@ -30,6 +30,7 @@ class Features:
         self._limit = limit_bytes
         self._used = 0
         self._scope = ""
+        self._stacked = False
         self._known: dict[tuple[str, str], tuple[torch.Tensor, ...]] = {}
 
     def select(self, scope: str) -> None:
@@ -41,22 +42,24 @@ class Features:
         return (self._scope, picture) in self._known
 
     def of(self, rows: Sequence[Row], device: torch.device, dtype: torch.dtype) -> Any:
-        """`mm_encoder_outputs` for a batch: every row's features in order; None without pictures.
+        """`mm_encoder_outputs` for a batch of rows with pictures: their features in order.
 
+        None where this architecture's features cannot be told apart by picture: it needs pixels.
         Rows whose features are not known must carry pixels. Raises the library's own error when
         the vision tower fails (out of memory among others).
         """
-        rows = [row for row in rows if row.picture]
-        if not rows:
-            return None
         fresh = {row.picture: row for row in rows if not self.has(row.picture)}
         made = self._make(list(fresh.values()), device, dtype) if fresh else {}
+        if not self.supported:
+            return None
         parts = [
             made[row.picture] if row.picture in made else self._known[(self._scope, row.picture)]
             for row in rows
         ]
         features = [f.to(device, non_blocking=True) for part in parts for f in part]
-        return {"image": BaseModelOutputWithPooling(pooler_output=features)}
+        # Some architectures hand on one tensor (pictures, tokens, width), most a list.
+        pooled: Any = torch.stack(features) if self._stacked else features
+        return {"image": BaseModelOutputWithPooling(pooler_output=pooled)}
 
     def _make(
         self, rows: Sequence[Row], device: torch.device, dtype: torch.dtype
@@ -69,8 +72,13 @@ class Features:
             for name, tensor in tensors.items()
             if name in accepted
         }
-        output = list(self._encode(**arguments, return_dict=True).pooler_output)
+        pooled = self._encode(**arguments, return_dict=True).pooler_output
         self.encoded += len(rows)
+        self._stacked = isinstance(pooled, torch.Tensor)
+        output = list(pooled) if pooled is not None else []
+        if len(output) != sum(row.n_pictures for row in rows):
+            self.supported = False
+            return {}
         made: dict[str, tuple[torch.Tensor, ...]] = {}
         for row in rows:
             made[row.picture] = tuple(output[: row.n_pictures])

@@ -18,7 +18,7 @@ import transformers
 from transformers import AutoModelForImageTextToText, GenerationConfig
 from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 
-from harness.checkpoints import architecture, tensor_index
+from harness.checkpoints import architecture, processor_fingerprint, tensor_index
 from harness.engines.adapters import merge_adapter
 from harness.engines.choices import Question, choice_questions
 from harness.engines.decoding import NOT_NUMBERS, NanWatch, StopStrings, answer_of
@@ -26,7 +26,7 @@ from harness.engines.features import Features
 from harness.engines.inputs import Inputs, Row, collate, join
 from harness.engines.layouts import shortened
 from harness.engines.options import HFOptions
-from harness.engines.prompts import Prompter
+from harness.engines.prompts import Prompter, first_line, refuse_long
 from harness.engines.weights import LiveWeights, NeedsConversionError
 from harness.errors import CheckpointError, Problem, SampleError, UserError
 from harness.types import Checkpoint, Decoding, Prediction, Request
@@ -37,6 +37,7 @@ WINDOW_ROWS = 1024
 WINDOW_BYTES = 2 << 30
 # Prompts whose lengths share a bucket lie in one batch; within it, questions on one picture meet.
 LENGTH_BUCKET = 16
+OUT_OF_MEMORY = "out of memory with this prompt alone"
 
 Answer = Callable[[list["Job"]], list[Prediction]]
 
@@ -58,6 +59,15 @@ class _Live:
     weights: LiveWeights
     features: Features
     swappable: bool
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Write the checkpoint's tensors (interpolated if it is a blend) into the model.
+
+        Raises CheckpointError before anything is written, and NeedsConversionError.
+        """
+        folders = [checkpoint.path, *(path for path, _ in checkpoint.blend)]
+        plans = [self.weights.plan(Path(folder)) for folder in folders]
+        self.weights.copy(plans, [share for _, share in checkpoint.blend])
 
 
 class HFEngine:
@@ -95,26 +105,16 @@ class HFEngine:
         model is never asked.
         """
         self._current = None
-        folder = Path(checkpoint.path)
-        kind = architecture(folder)
-        live = self._live
-        if live is None or live.architecture != kind or not live.swappable:
-            live = self._start(checkpoint, kind)
-        else:
-            try:
-                plans = [live.weights.plan(Path(path)) for path in _folders(checkpoint)]
-                live.weights.copy(plans, [share for _, share in checkpoint.blend])
-            except NeedsConversionError:
-                live = self._start(checkpoint, kind)
+        kind = architecture(Path(checkpoint.path))
+        live = self._swapped(checkpoint, kind) or self._start(checkpoint, kind)
         if checkpoint.adapter:
             merge_adapter(live.model, Path(checkpoint.adapter))
-        prompter = Prompter(checkpoint)
-        if prompter.fingerprint not in self._inputs:
-            limit = int(self._options.inputs_gb * 1e9)
-            self._inputs[prompter.fingerprint] = Inputs(prompter, limit)
+            # An adapter may bring whole modules: the old ones' tensors are no longer the model's.
+            live.weights = LiveWeights(live.model)
+        inputs = self._inputs_for(checkpoint)
         self._stops = _stop_tokens(checkpoint, live.model)
-        live.features.select(live.weights.vision_hash() + prompter.fingerprint)
-        self._current = self._inputs[prompter.fingerprint]
+        live.features.select(live.weights.vision_hash() + inputs.prompter.fingerprint)
+        self._current = inputs
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Prediction]:
         """One prediction per request, batch by batch as they finish, in any order."""
@@ -129,10 +129,22 @@ class HFEngine:
         self._live, self._current = None, None
         self._inputs.clear()
 
+    def _swapped(self, checkpoint: Checkpoint, kind: str) -> _Live | None:
+        """The live model with the checkpoint's weights; None where only a fresh one can serve."""
+        live = self._live
+        if live is None or live.architecture != kind or not live.swappable:
+            return None
+        try:
+            live.write(checkpoint)
+        except NeedsConversionError:
+            return None
+        return live
+
     def _start(self, checkpoint: Checkpoint, kind: str) -> _Live:
         """A model built from nothing, every tensor accounted for."""
         self._live = None
         folder = Path(checkpoint.path)
+        # Headers are checked before the library allocates what they claim.
         tensor_index(folder)
         options: dict[str, Any] = {"dtype": self._dtype, "output_loading_info": True}
         if self._device.type != "cpu":
@@ -145,10 +157,8 @@ class HFEngine:
                 **options,
             )
         except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
-            text = (
-                str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            )
-            raise CheckpointError(str(folder), f"transformers cannot load it: {text}") from None
+            text = f"transformers cannot load it: {first_line(error)}"
+            raise CheckpointError(str(folder), text) from None
         problems = [
             *(Problem(name, "missing from the checkpoint") for name in found["missing_keys"]),
             *(Problem(name, "the model has no such tensor") for name in found["unexpected_keys"]),
@@ -167,11 +177,8 @@ class HFEngine:
             features=Features(model, int(self._options.features_gb * 1e9)),
             swappable=getattr(model.config, "quantization_config", None) is None,
         )
-        # The same checks as before a swap, and for a blend the other shares.
         try:
-            plans = [live.weights.plan(Path(path)) for path in _folders(checkpoint)]
-            if checkpoint.blend:
-                live.weights.copy(plans, [share for _, share in checkpoint.blend])
+            live.write(checkpoint)
         except NeedsConversionError as error:
             live.swappable = False
             if checkpoint.blend:
@@ -180,10 +187,20 @@ class HFEngine:
         self._live = live
         return live
 
+    def _inputs_for(self, checkpoint: Checkpoint) -> Inputs:
+        """The processed inputs of the checkpoint's processor, known by its files' content."""
+        fingerprint = processor_fingerprint(Path(checkpoint.processor_path))
+        if fingerprint not in self._inputs:
+            limit = int(self._options.inputs_gb * 1e9)
+            self._inputs[fingerprint] = Inputs(Prompter(checkpoint), limit)
+        return self._inputs[fingerprint]
+
     def _run(self, requests: Sequence[Request], answer: Answer) -> Iterator[Prediction]:
         if self._current is None or self._live is None:
             raise RuntimeError("no checkpoint is loaded: call load() first")
         current, features = self._current, self._live.features
+        text = self._live.model.config.get_text_config()
+        limit = getattr(text, "max_position_embeddings", None)
         jobs: list[Job] = []
         held = 0
 
@@ -193,7 +210,7 @@ class HFEngine:
         for request in requests:
             try:
                 row = current.row(request, needs_pixels)
-                self._refuse_long(request, row)
+                refuse_long(row.length, request.decoding, limit)
             except SampleError as error:
                 yield _failed(request, str(error))
                 continue
@@ -209,20 +226,27 @@ class HFEngine:
             yield from self._answer(batch, answer)
 
     def _answer(self, batch: list[Job], answer: Answer) -> list[Prediction]:
-        """The batch's predictions; halved, and the budget with it, when memory runs out."""
+        """The batch's predictions; halved when memory runs out, and the budget with it.
+
+        Halved as well when the model refuses the batch, so that one impossible prompt fails alone.
+        A broken device is no prompt's fault and is raised.
+        """
         try:
             with torch.inference_mode():
                 return answer(batch)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
-                raise
+        except torch.AcceleratorError:
+            raise
+        except (RuntimeError, ValueError, IndexError) as error:
+            full = _out_of_memory(error)
+            reason = OUT_OF_MEMORY if full else f"the model refused it: {first_line(error)}"
         # Outside the handler, so that the failed batch's tensors are free by now.
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         if len(batch) == 1:
-            return [_failed(batch[0].request, "out of memory with this prompt alone")]
+            return [_failed(batch[0].request, reason)]
         middle = len(batch) // 2
-        self._batch_tokens = max(1, min(self._batch_tokens, _cost(batch) // 2))
+        if full:
+            self._batch_tokens = max(1, min(self._batch_tokens, _cost(batch) // 2))
         return self._answer(batch[:middle], answer) + self._answer(batch[middle:], answer)
 
     def _generate_batch(self, batch: list[Job]) -> list[Prediction]:
@@ -311,9 +335,11 @@ class HFEngine:
         if with_pictures:
             inputs.update(join([row.side for row in with_pictures]))
         inputs = {name: tensor.to(self._device) for name, tensor in inputs.items()}
+        features = None
         if with_pictures and live.features.supported:
-            made = live.features.of(rows, self._device, self._dtype)
-            inputs["mm_encoder_outputs"] = made
+            features = live.features.of(with_pictures, self._device, self._dtype)
+        if features is not None:
+            inputs["mm_encoder_outputs"] = features
         elif with_pictures:
             pixels = join([row.pixels or {} for row in with_pictures])
             inputs.update({k: v.to(self._device, self._dtype) for k, v in pixels.items()})
@@ -331,13 +357,6 @@ class HFEngine:
         assert self._current is not None
         pad = self._current.prompter.tokenizer.pad_token_id
         return int(pad) if pad is not None else (self._stops or [0])[0]
-
-    def _refuse_long(self, request: Request, row: Row) -> None:
-        assert self._live is not None
-        limit = self._live.model.config.get_text_config().max_position_embeddings
-        if row.length + request.decoding.max_new_tokens > limit:
-            wanted = f"{row.length} tokens and {request.decoding.max_new_tokens} new ones"
-            raise SampleError(f"the prompt has {wanted}, the model takes {limit}")
 
 
 def batches(jobs: Sequence[Job], rows: int, tokens: Callable[[], int]) -> Iterator[list[Job]]:
@@ -370,10 +389,6 @@ def _cost(batch: Sequence[Job]) -> int:
     """Tokens of a padded batch when every answer is as long as allowed."""
     longest = max(job.row.length for job in batch)
     return len(batch) * (longest + batch[0].request.decoding.max_new_tokens)
-
-
-def _folders(checkpoint: Checkpoint) -> list[str]:
-    return [checkpoint.path, *(path for path, _ in checkpoint.blend)]
 
 
 def _device(wanted: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from PIL import Image as PILImage
 
-from harness.engines.prompts import Prompter, picture_key
+from harness.engines.prompts import Prompter, first_line, picture_key
 from harness.errors import SampleError
 from harness.types import Request
 
@@ -93,7 +93,7 @@ class Inputs:
             output = dict(self._processor(images=[images], text=[text], **options))
         except (ValueError, TypeError, RuntimeError, IndexError, ZeroDivisionError) as error:
             # A picture of impossible shape, or marks that do not fit: this sample's trouble only.
-            raise SampleError(f"the processor refused it: {_line(error)}") from None
+            raise SampleError(f"the processor refused it: {first_line(error)}") from None
         made = self._memo.last
         if processed is None:
             self.preprocessed += 1
@@ -193,8 +193,3 @@ def _with_pixels(row: Row, made: Any) -> Row:
 
 def _bytes(tensors: Mapping[str, torch.Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-
-
-def _line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]

@@ -14,7 +14,7 @@ from transformers import AutoProcessor
 
 from harness.checkpoints import processor_fingerprint
 from harness.errors import CheckpointError, SampleError
-from harness.types import Checkpoint, Request
+from harness.types import Checkpoint, Decoding, Request
 
 
 class Prompter:
@@ -28,7 +28,7 @@ class Prompter:
             )
         except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
             raise CheckpointError(
-                folder, f"the processor cannot be read: {_first(error)}"
+                folder, f"the processor cannot be read: {first_line(error)}"
             ) from None
         if not hasattr(self.processor, "image_processor"):
             cure = "copy the base's processor files (preprocessor_config.json, ...) into the folder"
@@ -93,5 +93,13 @@ def picture_key(request: Request) -> str:
     return "+".join(request.images[part].sha256 for part in request.parts if isinstance(part, int))
 
 
-def _first(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def refuse_long(length: int, decoding: Decoding, limit: int | None) -> None:
+    """Raises SampleError when a prompt and its longest answer do not fit into `limit` tokens."""
+    if limit and length + decoding.max_new_tokens > limit:
+        wanted = f"{length} tokens and {decoding.max_new_tokens} new ones"
+        raise SampleError(f"the prompt has {wanted}, the model takes {limit}")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a message, at most 300 characters; the error's type if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

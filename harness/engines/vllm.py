@@ -34,6 +34,7 @@ from PIL import Image as PILImage
 from vllm import LLM, SamplingParams
 from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 from vllm.engine.arg_utils import EngineArgs
+from vllm.exceptions import VLLMClientError
 from vllm.lora.request import LoRARequest
 
 from harness.checkpoints import (
@@ -41,12 +42,14 @@ from harness.checkpoints import (
     TOKENIZER_FILES,
     architecture,
     file_stamps,
+    processor_fingerprint,
     read_config,
     tensor_index,
 )
+from harness.engines.decoding import answer_of
 from harness.engines.layouts import canonical, served_name, shortened
 from harness.engines.options import VLLMOptions
-from harness.engines.prompts import Prompter, picture_key
+from harness.engines.prompts import Prompter, first_line, picture_key, refuse_long
 from harness.engines.vllm_worker import ReloadExtension
 from harness.errors import CheckpointError, Problem, SampleError
 from harness.types import Checkpoint, Decoding, Prediction, Request
@@ -58,6 +61,8 @@ CANARY_TOKENS = 4
 # The ranks that vLLM can be started with (its `MaxLoRARanks`).
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 VISION = re.compile(r"vision|visual|projector|image_newline")
+# What vLLM raises for a request, or a start, that it cannot serve.
+REFUSALS = (VLLMClientError, ValueError, RuntimeError, TypeError, KeyError, IndexError)
 PROCESSING_FILES = (*TOKENIZER_FILES, *PROCESSOR_FILES)
 
 Canary = tuple[tuple[int, float], ...]
@@ -138,6 +143,7 @@ class VLLMEngine:
         self._options = options
         self._llm: LLM | None = None
         self._kind: _Kind | None = None
+        self._longest = 0
         self._checked = False
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._weights: _Weights | None = None
@@ -162,10 +168,13 @@ class VLLMEngine:
         before, self._weights = self._weights, None
         wanted = _Weights.of(checkpoint)
         shapes = _checked_shapes(checkpoint)
-        self._prompter = Prompter(checkpoint)
+        fingerprint = processor_fingerprint(Path(checkpoint.processor_path))
+        if self._prompter is None or self._prompter.fingerprint != fingerprint:
+            self._prompter = Prompter(checkpoint)
+            self._prompts.clear()
         # An engine started with room for adapters needs no second start when the first one comes.
         rank = max(int(self._options.arguments.get("max_lora_rank", 0)), _lora_rank(checkpoint))
-        kind = _Kind(architecture(Path(checkpoint.path)), self._prompter.fingerprint, rank)
+        kind = _Kind(architecture(Path(checkpoint.path)), fingerprint, rank)
         if self._llm is None or not self._serves(kind):
             self._start(checkpoint, wanted, kind)
             self._shapes = shapes
@@ -177,19 +186,27 @@ class VLLMEngine:
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Prediction]:
         """One prediction per request, as they finish; questions on one picture run together."""
+        tokenizer = self._prompter.tokenizer if self._prompter else None
         asks = (_Ask(request, _greedy(request)) for request in _by_picture(requests))
         for ask, output in self._stream(asks):
             name = ask.request.sample_id
             if isinstance(output, str):
                 yield Prediction(sample_id=name, status="failed", reason=output)
                 continue
-            answer = output.outputs[0]
+            answer, decoding = output.outputs[0], ask.request.decoding
+            try:
+                refuse_long(len(output.prompt_token_ids), decoding, self._longest)
+            except SampleError as error:
+                yield Prediction(sample_id=name, status="failed", reason=str(error))
+                continue
+            # Not vLLM's own text: that lacks a last character that was cut off in its middle.
+            text, _, n_tokens = answer_of(list(answer.token_ids), (), decoding, tokenizer)
             yield Prediction(
                 sample_id=name,
-                text=answer.text,
+                text=text,
                 finish_reason=str(answer.finish_reason),
                 n_prompt_tokens=len(output.prompt_token_ids),
-                n_tokens=len(answer.token_ids),
+                n_tokens=n_tokens,
             )
 
     def log_likelihood(self, requests: Sequence[Request]) -> Iterator[Prediction]:
@@ -256,13 +273,14 @@ class VLLMEngine:
                 self._llm = LLM(**arguments)
                 if streamed:
                     self._reload(wanted)
-            except (ValueError, RuntimeError, KeyError, TypeError, OSError, ImportError) as error:
+            except (*REFUSALS, OSError, ImportError) as error:
                 self.close()
                 raise CheckpointError(
-                    str(folder), f"vLLM cannot serve it: {_line(error)}"
+                    str(folder), f"vLLM cannot serve it: {first_line(error)}"
                 ) from None
         self.starts += 1
         self._kind = kind
+        self._longest = int(self._llm.model_config.max_model_len)
         canary = self._canary()
         known = self._canaries.setdefault(wanted, canary)
         if not _alike(known, canary):
@@ -279,9 +297,9 @@ class VLLMEngine:
         try:
             self._reload(wanted)
             canary = self._canary()
-        except (ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
+        except (*REFUSALS, OSError) as error:
             # The engine may hang after a failed reload: it is not asked again.
-            doubt = f"the reload failed: {_line(error)}"
+            doubt = f"the reload failed: {first_line(error)}"
         else:
             known = self._canaries.get(wanted)
             if known is not None and not _alike(known, canary):
@@ -371,9 +389,9 @@ class VLLMEngine:
                 self._llm.llm_engine.add_request(
                     name, dict(prompt), ask.params, lora_request=self._lora if count else None
                 )
-            except (ValueError, RuntimeError, TypeError, KeyError, IndexError) as error:
+            except REFUSALS as error:
                 if not cached:
-                    raise SampleError(f"vLLM refused it: {_line(error)}") from None
+                    raise SampleError(f"vLLM refused it: {first_line(error)}") from None
             else:
                 self._sent.update(image.sha256 for image in shown)
                 self.preprocessed += bool(shown) and count and not cached
@@ -435,6 +453,7 @@ def _greedy(request: Request) -> SamplingParams:
         temperature=0,
         max_tokens=request.decoding.max_new_tokens,
         stop=list(request.decoding.stop) or None,
+        detokenize=bool(request.decoding.stop),
     )
 
 
@@ -459,6 +478,7 @@ def _defaults(folder: Path, options: VLLMOptions) -> dict[str, Any]:
         "dtype": options.dtype,
         "seed": 0,
         "disable_log_stats": True,
+        "use_tqdm_on_load": False,
         "limit_mm_per_prompt": limits,
         "worker_extension_cls": f"{ReloadExtension.__module__}.{ReloadExtension.__qualname__}",
     }
@@ -535,8 +555,3 @@ def _alike(one: Canary, other: Canary) -> bool:
         token == token_2 and abs(value - value_2) < CANARY_TOLERANCE
         for (token, value), (token_2, value_2) in zip(one, other, strict=True)
     )
-
-
-def _line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
