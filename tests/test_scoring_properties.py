@@ -87,7 +87,17 @@ WRAPPERS = (
     "<think>it could be anything</think>{}",
     "<think>it could be anything</think>\n\nThe answer is {}.",
 )
-HEDGES = ("{0} or {1}", "{1} or {0}", "either {0} or {1}", "The answer is {0} or {1}.")
+HEDGES = (
+    "{0} or {1}",
+    "{1} or {0}",
+    "either {0} or {1}",
+    "The answer is {0} or {1}.",
+    "{0}, maybe {1}",
+    "{0}, possibly {1}",
+    "{0}, but it could be {1}",
+    "{1}, but it might be {0}",
+    "The answer is {0}, but it might also be {1}.",
+)
 
 
 def scores(case: Case, response: str) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from harness.scoring import number
 from harness.scoring.phrase import tokens
-from harness.scoring.plain import fold, plain, plain_gold, trim
+from harness.scoring.plain import fold, has_second_thought, plain, plain_gold, trim
 from harness.types import Sample, Score
 
 Options = tuple[str, ...]
@@ -32,6 +32,9 @@ _LETTER_LIST = re.compile(
     r"(?![\w'])(?!\s+(?:think|believe|am|see|would)\b)"
 )
 _OR = re.compile(r"\s*,?\s*(?:or\b|/)")
+_DOUBT = re.compile(
+    r"\b(?:but|possibly|maybe|perhaps|might|could|may|alternatively|also|otherwise)\b"
+)
 _ALTERNATIVE = re.compile(r"\b(?:or|either)\b")
 _REFUSED = re.compile(
     rf"{_OPEN}(?<![\w'])\w+{_CLOSE}\s+(?:is|are)\s+(?:wrong|incorrect|false|not\b)[^.;,:\n]*"
@@ -50,6 +53,8 @@ _CORRECT = re.compile(
     rf"|\b(?:option|choice)\s+{_OPEN}([a-z]){_CLOSE}{_NO_ARTICLE}"
 )
 _MARKED = re.compile(r"[(\[]([a-z])[)\]]|(?<![\w'.])([a-z])[.):](?=\s|$)")
+# No article stands before a mark or these words.
+_LONE_A = re.compile(r"(?<![\w'])(a)(?=[,;)]|\.(?:\s|$)|\s+(?:but|because|since)\b)")
 _EDGES = (
     re.compile(r"([a-z])(?=\s+(?:because|since|as|is)\b)"),  # at the start: "a because ..."
     re.compile(r".*(?:\bis|\bbe|'s|[:=])\s+([a-z])", re.DOTALL),  # at the end: "... is a"
@@ -171,24 +176,40 @@ def _led(letter: str, rest: str, options: Options) -> str | None:
     bare = _BARE.fullmatch(rest)
     if bare:
         others |= _indices(bare[1], options)
-    if others - {index} or _ALTERNATIVE.search(rest):
+    if others - {index} or _ALTERNATIVE.search(rest) or _doubted(rest, index, options):
         return None
     return _letter(index)
+
+
+def _doubted(rest: str, index: int, options: Options) -> bool:
+    """True where what follows an answer brings another one up: "B, but it might be C"."""
+    doubt = _DOUBT.search(rest)
+    if not doubt:
+        return False
+    named, words = _named(rest[doubt.end() :], options)
+    letters = {word for word in words.split() if len(word) == 1 and word in _NEVER_WORDS}
+    letters |= set(_groups(_LONE_A, f"{rest[doubt.end() :]}."))
+    return bool((named | _indices(letters, options)) - {index})
 
 
 def _in_sentence(text: str, options: Options) -> str | None:
     """The option that a plain text without refusals names somewhere."""
     cues = [cue for cue in _CUE.finditer(text) if _indices(cue[1], options)]
     if cues:
-        return None if _OR.match(text, cues[-1].end()) else cues[-1][1].upper()
+        letter, tail = cues[-1][1], text[cues[-1].end() :]
+        doubtful = _OR.match(tail) or _doubted(tail, ord(letter) - ord("a"), options)
+        return None if doubtful else letter.upper()
     stated = _indices(_groups(_CORRECT, text), options)
     if len(stated) == 1:
         return _letter(stated.pop())
+    if has_second_thought(text):
+        return None
     start = _EDGES[0].match(text)
     found = _indices(start[1], options) if start else set()
     named, rest = _named(text, options)
     words = rest.split()
     letters = {word for word in words if len(word) == 1 and word in _NEVER_WORDS}
+    letters |= set(_groups(_LONE_A, text))
     letters |= {letter for letter in _groups(_MARKED, text) if letter in words or letter == "a"}
     ends = {match[1] for edge in _EDGES[1:] if (match := edge.fullmatch(text))}
     found |= _indices(letters | ends, options)

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from harness.scoring.number_words import TO_TWENTY
-from harness.scoring.plain import fold, plain, trim
+from harness.scoring.plain import fold, has_second_thought, plain, trim
 from harness.types import Sample, Score
 
 _TENS = ("twenty", "thirty", "forty", "fifty")
@@ -97,7 +97,7 @@ def read(response: str) -> Time | None:
     first, below, _ = text.partition("\n")
     if below and is_time(trim(first)):
         text = trim(first)
-    if _HEDGE.search(text):
+    if _HEDGE.search(text) or has_second_thought(text):
         return None
     whole = _WHOLE.fullmatch(text)
     if whole:

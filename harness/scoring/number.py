@@ -11,7 +11,7 @@ import re
 from functools import lru_cache
 
 from harness.scoring.number_words import TO_TWENTY
-from harness.scoring.plain import fold, plain, trim
+from harness.scoring.plain import fold, has_second_thought, plain, trim
 from harness.types import Sample, Score
 
 _UNITS = {word: value for value, word in enumerate(TO_TWENTY[:20])}
@@ -45,7 +45,7 @@ _PRONOUN = re.compile(
 )
 _INDEFINITE = re.compile(
     r"\b(?:at least|at most|more than|less than|fewer than|over|under|up to|or more|or fewer"
-    r"|or less|several|many|or so|between|either|and/or|or)\b"
+    r"|or less|several|many|or so|between|either|and/or|or)\b|\d\s?\+"
 )
 _TOTAL = re.compile(
     r"\b(?:in total|total(?: number| count)?(?: of)?|altogether|(?:final )?answer|count)"
@@ -53,7 +53,8 @@ _TOTAL = re.compile(
 )
 _SENTENCE_END = re.compile(r"[.;!?](?:\s|$)|\n")
 _LABEL_ROOM = 24  # characters before a number in which its label is looked for
-_MOST_DIGITS = 300
+# Beyond this a float is not exact, and no count is that large.
+_MOST_DIGITS = 15
 
 
 def _value_of_words(words: str) -> float:
@@ -81,9 +82,9 @@ def _value_of_words(words: str) -> float:
     return float(total + part)
 
 
-def _found(text: str) -> list[tuple[int, int, float]]:
-    """(start, end, value) of the numbers in a plain text, labels and pronouns left out."""
-    found = []
+def _found(text: str) -> set[float]:
+    """The numbers in a plain text, labels and pronouns left out; none beside a time or a share."""
+    found = set()
     for match in _NUMBER.finditer(text):
         before = text[max(0, match.start() - _LABEL_ROOM) : match.start()]
         if match["zero"]:
@@ -95,10 +96,10 @@ def _found(text: str) -> list[tuple[int, int, float]]:
         else:
             digits = match["digits"].replace(",", "").replace("−", "-")
             if len(digits) > _MOST_DIGITS or text[match.end() : match.end() + 1] in ("/", ":"):
-                return []
+                return set()
             value = float(digits)
         if not _LABEL.search(before):
-            found.append((match.start(), match.end(), value))
+            found.add(value)
     return found
 
 
@@ -116,7 +117,8 @@ def read(response: str) -> float | None:
     value = _only_value(text)
     if value is None and "\n" in text:
         # A number alone on the first line, its explanation below.
-        value = of_gold(text.split("\n", 1)[0])
+        first, below = text.split("\n", 1)
+        value = of_gold(first) if any(map(str.isalpha, below)) else None
     if value is None:
         # Several numbers: the one after the last "total" or "answer is" stands for all.
         cues = list(_TOTAL.finditer(text))
@@ -126,9 +128,9 @@ def read(response: str) -> float | None:
 
 
 def _only_value(text: str) -> float | None:
-    if not text or _INDEFINITE.search(text):
+    if not text or _INDEFINITE.search(text) or has_second_thought(text):
         return None
-    values = {value for _, end, value in _found(text) if text[end : end + 1] != "+"}
+    values = _found(text)
     return values.pop() if len(values) == 1 else None
 
 
@@ -170,7 +172,8 @@ def _score(sample: Sample, value: float | None) -> Score:
     if value is None or gold is None:
         return Score(0.0, None, {"accuracy": 0.0, "squared_error": None})
     right = float(value == gold)
-    return Score(right, value, {"accuracy": right, "squared_error": (value - gold) ** 2})
+    parsed = int(value) if value.is_integer() else value
+    return Score(right, parsed, {"accuracy": right, "squared_error": (value - gold) ** 2})
 
 
 def strict(sample: Sample, response: str) -> Score:

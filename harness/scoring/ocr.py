@@ -11,7 +11,15 @@ import re
 from functools import lru_cache
 
 from harness.scoring.phrase import gold_tokens, tokens
-from harness.scoring.plain import fold, plain, plain_gold, readings, trim, without_reasoning
+from harness.scoring.plain import (
+    fold,
+    has_second_thought,
+    plain,
+    plain_gold,
+    readings,
+    trim,
+    without_reasoning,
+)
 from harness.types import Sample, Score
 
 _HEDGE = re.compile(r"\b(?:or|either|not|never)\b|n't\b")
@@ -32,6 +40,8 @@ def contains(text: str, gold: str) -> bool:
     False
     """
     if not gold:
+        return False
+    if has_second_thought(text) and not has_second_thought(gold):
         return False
     at = text.find(gold)
     while at != -1:
@@ -89,7 +99,7 @@ def lenient(sample: Sample, response: str) -> Score:
         pieces |= {_formula(piece) for piece in re.findall(r"\$+([^$]+)\$+", fold(response))}
         right = any(_formula(trim(fold(gold))) in pieces - {""} for gold in sample.answers)
     else:
-        words = "" if _HEDGE.search(text) else " ".join(tokens(text))
+        words = "" if _HEDGE.search(text) or has_second_thought(text) else " ".join(tokens(text))
         whole = _SPACE.sub(" ", without_reasoning(fold(response))).strip()
         right = any(
             contains(whole, _even(gold))

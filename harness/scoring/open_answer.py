@@ -1,6 +1,6 @@
 """Open answers: questions whose golds are of several kinds (a letter, a number, yes, a phrase).
 
-`read the kind off the gold` is the only rule here; each kind is scored by its own module.
+The only rule here is to read the kind off the gold; each kind is scored by its own module.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from harness.scoring import number, yes_no
-from harness.scoring.plain import fold, plain, plain_gold, readings, trim
+from harness.scoring.plain import fold, has_second_thought, plain, plain_gold, readings, trim
 from harness.types import Sample, Score
 
 _TOKEN = re.compile(
@@ -23,7 +23,7 @@ _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
 _HEDGE = re.compile(
     r"\bor\b|\beither\b|(?<![\d/:])(?<!km)/(?![\d/]|[hs]\b)"
     r"|\b(?:not sure|unsure|uncertain|don't know|do not know|cannot (?:tell|say|determine)"
-    r"|can't (?:tell|say|determine)|could be|might be|may be|maybe)\b"
+    r"|can't (?:tell|say|determine)|could be|might be|may be)\b"
 )
 _YES_NO = frozenset({"yes", "no"})
 
@@ -50,7 +50,7 @@ def is_hedge(text: str) -> bool:
     >>> is_hedge("liver or kidney"), is_hedge("oral cavity"), is_hedge("on 1/4/87")
     (True, False, False)
     """
-    return _HEDGE.search(text) is not None
+    return _HEDGE.search(text) is not None or has_second_thought(text)
 
 
 def hedged(response: str, golds: Sequence[str]) -> bool:

@@ -25,7 +25,8 @@ _COPULA = r"(?:is|are|was|were|would be|should be|must be|seems to be|appears to
 _TELLS = r"(?:says?|reads?|shows?|displays?|depicts?)"
 _LEADS = re.compile(
     r"(?:"
-    r"(?:sure|certainly|of course|okay|ok|well|so|thus|therefore|hence|overall|in short|finally)"
+    r"(?:maybe|perhaps|possibly|probably|sure|certainly|of course|okay|ok|well"
+    r"|so|thus|therefore|hence|overall|in short|finally)"
     r"[,!.:]?\s+"
     r"|(?:based on|looking at|according to|in|from|as seen in) (?:the|this)(?: provided| given)? "
     r"(?:image|picture|photo|photograph|figure|chart|graph|document|table|diagram|infographic)"
@@ -49,6 +50,10 @@ _SEEN = re.compile(
     r" (?:is|are|was|were|can be) (?:shown|seen|visible|displayed|present|written|depicted|printed)"
     r"\b.*",
     re.DOTALL,
+)
+_SECOND_THOUGHT = re.compile(
+    r"(?:[,;(–—]\s*|\bbut\s+)(?:but\s+)?(?:(?:it|this|that)\s+)?"
+    r"(?:maybe|perhaps|possibly|(?:might|could|may)\s+(?:also\s+)?be)\b"
 )
 _MOST_LEADS = 4
 
@@ -98,6 +103,15 @@ def plain(text: str) -> str:
     text = _MARKS.sub("", text)
     text = _SPACES.sub(" ", text)
     return text.lstrip(_EDGE_BEFORE).rstrip(_EDGE_AFTER)
+
+
+def has_second_thought(text: str) -> bool:
+    """True where a plain text answers and then brings up something else.
+
+    >>> has_second_thought("3, maybe 4"), has_second_thought("it could be 4")
+    (True, False)
+    """
+    return _SECOND_THOUGHT.search(text) is not None
 
 
 @lru_cache(maxsize=65536)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from harness.scoring.plain import fold, plain, plain_gold, readings, trim
+from harness.scoring.plain import fold, has_second_thought, plain, plain_gold, readings, trim
 from harness.types import Sample, Score
 
 _WORDS = {
@@ -22,7 +22,12 @@ _NO = re.compile(
     r"(?![\w'-])"
 )
 _OR = re.compile(r"\w+,?\s*(?:or\b|/)")
-_BOTH = re.compile(r"\byes\b.{0,12}\bno\b|\bno\b.{0,12}\byes\b", re.DOTALL)
+_DOUBT = r"[^.\n]*\b(?:but|maybe|perhaps|possibly|might|could|or)\b[^.\n]*"
+_BOTH = re.compile(
+    r"\byes\b.{0,12}\bno\b(?! doubt)|\bno\b.{0,12}\byes\b"
+    rf"|\byes\b{_DOUBT}\bno\b(?! doubt)|\bno\b{_DOUBT}\byes\b",
+    re.DOTALL,
+)
 _UNSURE = re.compile(
     r"\b(?:not (?:sure|certain|clear|possible to)|unsure|unclear|uncertain|maybe|perhaps|possibly"
     r"|cannot|can't|don't know|do not know|no idea|no way to|hard to|difficult to|impossible to"
@@ -50,7 +55,7 @@ def read(response: str) -> str | None:
         return None
     if text in _WORDS or text in _PHRASES:
         return _WORDS.get(text) or _PHRASES[text]
-    if _BOTH.search(text):
+    if _BOTH.search(text) or has_second_thought(text):
         return None
     for reading in readings(text):
         if _OR.match(reading):
