@@ -25,6 +25,8 @@ from harness.analysis.strategies import Strategy, complete_benchmarks, strategie
 from harness.errors import IncompatibleError, Problem, UserError
 
 TIED_WITH = "tied_with"
+# What strategies are ranked by: the first that any of them has.
+FIGURES = ("balance", "heldout_final", "learning")
 _ROUNDING = 1e-9
 
 
@@ -33,8 +35,10 @@ class Standings:
     """A ranking with what a reader must know of it."""
 
     frame: pd.DataFrame
-    """The columns of `leaderboard.csv`, then `tied_with`: the rank of the best row whose balance
-    cannot be told from this row's; NA where there is none above."""
+    """The columns of `leaderboard.csv`, then `tied_with`: the rank of the best row that cannot be
+    told from this one; NA where there is none above."""
+    figure: str
+    """What is ranked by: one of FIGURES."""
     level: float
     notes: tuple[str, ...]
 
@@ -46,6 +50,8 @@ def rank_studies(
 ) -> Standings:
     """Rank all strategies of all studies by balance (learning + final held-out change).
 
+    Studies without targets are ranked by the held-out change, those without held-out benchmarks
+    by learning.
     The order of the studies does not matter. `on_step(done, total)` is called as it goes on.
     Raises IncompatibleError (exit code 4) that says in what the studies differ, and UserError for
     studies of one name or without a strategy.
@@ -70,7 +76,10 @@ def rank_studies(
         if on_step:
             on_step(i + 1, len(strategies))
     frame = leaderboard_frame(judged, found, options)
-    frame[TIED_WITH] = _ties(judged, found, frame, options.level)
+    figure = next((f for f in FIGURES if frame[f"{f}_pp"].notna().any()), FIGURES[0])
+    if figure != FIGURES[0]:
+        frame = _ranked_by(frame, figure)
+    frame[TIED_WITH] = _ties(judged, found, frame, figure, options.level)
     split = frame["strategy"].str.partition("/")
     models = {scores.study: scores.base_model for scores in ordered}
     frame["study"], frame["strategy"] = split[0], split[2]
@@ -78,7 +87,7 @@ def rank_studies(
     notes = [note for x in found for note in x.notes]
     if all(len(strategy.runs) == 1 for strategy in strategies):
         notes.append("1 run each: ties and intervals cover the choice of samples, not of the run")
-    return Standings(frame, options.level, tuple(notes))
+    return Standings(frame, figure, options.level, tuple(notes))
 
 
 # --- may they be compared? -----------------------------------------------------------------------
@@ -222,10 +231,22 @@ def _order_like(one: BenchmarkScores, other: BenchmarkScores) -> NDArray[np.intp
     return order
 
 
+def _ranked_by(frame: pd.DataFrame, figure: str) -> pd.DataFrame:
+    """The rows ranked as `leaderboard_frame` does, by another column."""
+    points = frame[f"{figure}_pp"].astype(float).round(9)
+    rank = points.rank(ascending=False, method="min", na_option="keep").astype("Int64")
+    ranked = frame.assign(rank=rank).sort_values(["rank", "strategy"], na_position="last")
+    return ranked.reset_index(drop=True)
+
+
 def _ties(
-    judged: Judged, found: Sequence[StrategyFigures], frame: pd.DataFrame, level: float
+    judged: Judged,
+    found: Sequence[StrategyFigures],
+    frame: pd.DataFrame,
+    figure: str,
+    level: float,
 ) -> pd.Series[int]:
-    """For each row the rank of the best row from which its balance cannot be told.
+    """For each row the rank of the best row from which its `figure` cannot be told.
 
     Rows are compared with the leaders above them: those that are tied with no better row.
     """
@@ -239,7 +260,7 @@ def _ties(
         mine = figures[name]
         match = None
         for leader_rank, leader in leaders:
-            gap = compare_strategies(judged, leader, mine, level)["balance"]
+            gap = compare_strategies(judged, leader, mine, level)[figure]
             if not gap.known or gap.low <= _ROUNDING:
                 match = leader_rank
                 break

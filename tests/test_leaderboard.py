@@ -104,6 +104,24 @@ def test_identical_strategies_tie() -> None:
     assert frame["tied_with"].fillna(0).tolist() == [0, 1, 0, 3]
 
 
+@pytest.mark.parametrize(
+    ("bench", "order", "legend_says"),
+    [
+        ("docs", ["llm", "full"], "rank by held-out at the last stage (there are no targets)"),
+        ("count", ["full", "llm"], "rank by learning (there are no held-out benchmarks)"),
+    ],
+)
+def test_studies_are_ranked_by_what_they_have(
+    bench: str, order: list[str], legend_says: str
+) -> None:
+    part = replace(ONE, benchmarks={bench: ONE.benchmarks[bench]})
+    standings = rank_studies([part], JudgeOptions())
+    assert standings.frame["strategy"].tolist() == order
+    assert standings.frame["rank"].tolist() == [1, 2]
+    assert standings.frame["tied_with"].isna().all()
+    assert legend(standings)[0].startswith(legend_says)
+
+
 def test_one_study_ranks_as_compare_does() -> None:
     alone = rank_studies([ONE], JudgeOptions()).frame.drop(columns="tied_with")
     pd.testing.assert_frame_equal(alone, judge(ONE).leaderboard, check_dtype=False)

@@ -22,6 +22,11 @@ from harness.standings import TIED_WITH, Standings
 
 _NAME_LIMIT = 80
 _HEADINGS = ("rank", "strategy", "learning", "held-out", "worst", "balance", "Pareto")
+_RANKED_BY = {
+    "balance": "balance = learning + held-out at the last stage",
+    "heldout_final": "held-out at the last stage (there are no targets)",
+    "learning": "learning (there are no held-out benchmarks)",
+}
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#",
     "^": r"\textasciicircum{}", "_": r"\_", "~": r"\textasciitilde{}", "%": r"\%",
@@ -141,7 +146,7 @@ def _points(value: float) -> str:
 
 def _legend(standings: Standings) -> list[str]:
     lines = [
-        "rank by balance = learning + held-out at the last stage, in percentage points; "
+        f"rank by {_RANKED_BY[standings.figure]}, in percentage points; "
         f"± is half the {100 * standings.level:g} % interval"
     ]
     if standings.frame[TIED_WITH].notna().any():
