@@ -145,6 +145,14 @@ def test_recovery_is_reported_with_limits_from_the_dip_on():
     assert best.recovery_fraction == pytest.approx(row.recovery_fraction)
     assert "recovers +" in found.sentences["s"]
     assert any("inflates" in note for note in found.notes)
+    keys = [BASE, StageKey("s", "0", 1), StageKey("s", "0", 2)]
+    n_lost = n_back = 0
+    for name in ("h0", "h1"):
+        values = study().benchmarks[name].values["strict"]
+        lost = (values[:, 0] == 1) & (values[:, 1] == 0)
+        n_lost, n_back = n_lost + lost.sum(), n_back + (lost & (values[:, 2] == 1)).sum()
+    assert study().benchmarks["h0"].columns[:3] == tuple(keys)
+    assert strategy.paths.recovered_share == pytest.approx(n_back / n_lost)
     declared = judge(study(), JudgeOptions(dip="stage1"))
     assert not any("inflates" in note for note in declared.notes)
     last = judge(study(), JudgeOptions(dip="stage3"))

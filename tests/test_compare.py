@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from harness.analysis import JudgeOptions, judge
 from harness.analysis.paired import PairedDifference, not_available
-from harness.cli import app
+from harness.cli import app, main
 from harness.cli.compare import as_json
-from harness.errors import EXIT_USAGE, ResultsError, UserError
+from harness.errors import EXIT_INCOMPATIBLE, EXIT_USAGE, ResultsError, UserError
 from harness.report.tables import plus_minus, print_judgement
 
 FALL = {"llm": 0.3, "sa_proj": 0.02}
@@ -68,6 +68,7 @@ def test_tables_fit_80_columns_and_say_what_the_files_say(results):
     assert "llm against sa_proj: learning" in text
     assert "1 run of each: samples were varied, training runs were not" in text
     assert "llm: base to stage, points" in text
+    assert "% right again" in text
     assert "written to" in text
 
 
@@ -117,6 +118,22 @@ def test_mistakes_are_one_message(results, more, message):
     assert isinstance(done.exception, UserError)
     assert done.exception.code == EXIT_USAGE
     assert message in str(done.exception)
+
+
+def test_samples_that_do_not_match_end_with_exit_code_4(results, monkeypatch, capsys):
+    lines = (results / "mine.csv").read_text().splitlines()
+    part = [x for x in lines if not (x.startswith("llm,2") and ",doc1" in x)]
+    (results / "part.csv").write_text("\n".join(part))
+    call = ["import", str(results / "part.csv"), "--study", "part", "--results", str(results)]
+    assert CliRunner().invoke(app, call).exit_code == 0
+    monkeypatch.setattr("sys.argv", ["forgeteval", "compare", "part", "--results", str(results)])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == EXIT_INCOMPATIBLE
+    told = " ".join(capsys.readouterr().err.split())
+    assert "doc: 111 of 200 samples have a score at only one of" in told
+    assert "expected at most 5%; score the rest, or raise --max-dropped" in told
+    assert "Traceback" not in told
 
 
 def test_an_unknown_study_is_named(results):

@@ -9,6 +9,7 @@ import numpy as np
 
 from harness.analysis import forgetting
 from harness.analysis.contrasts import CellWeights, add_weights, estimate
+from harness.analysis.flips import Trajectories, trajectories
 from harness.analysis.forgetting import Weights
 from harness.analysis.matrix import Drift, Judged
 from harness.analysis.options import JudgeOptions
@@ -36,6 +37,8 @@ class StrategyFigures:
     """The stage after which recovery is measured."""
     recovery: Recovery | None
     """At the stage after the dip, of the held-out mean."""
+    paths: Trajectories | None
+    """Base, dip and the stage after it: held-out samples of all runs by what became of them."""
     recovery_note: str
     """Why there is no recovery to speak of, or how the dip was chosen."""
     learned: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -87,6 +90,7 @@ def figures_of(judged: Judged, strategy: Strategy, options: JudgeOptions) -> Str
         worst_benchmark=lowest,
         dip=dip,
         recovery=None if dip is None else recovery_at(judged, strategy, dip, dip + 1, level),
+        paths=None if dip is None else _paths(judged, strategy, dip),
         recovery_note=note,
         learned=learned,
         notes=tuple(_not_learned(strategy, learned)),
@@ -147,6 +151,16 @@ def recovery_at(
             gains.append(run.cells(gain))
             losses.append(run.cells(loss))
     return recovery_of_contrasts(judged, gains, losses, level=level)
+
+
+def _paths(judged: Judged, strategy: Strategy, dip: int) -> Trajectories:
+    """Sample-level recovery: recovered or compensated for by other samples?"""
+    counts = [
+        trajectories(*judged.columns(name, [run.key(0), run.key(dip), run.key(dip + 1)]).T)
+        for run in strategy.runs
+        for name in run.course.held_out_at(dip + 1)
+    ]
+    return sum(counts, start=Trajectories(0, 0, 0, 0, 0, 0))
 
 
 def compare_strategies(

@@ -63,6 +63,17 @@ class Trajectories:
     other: int
     """1-1-0, 0-1-1 and 0-0-0"""
 
+    def __add__(self, more: Trajectories) -> Trajectories:
+        """The counts of two sets of samples together."""
+        return Trajectories(
+            kept=self.kept + more.kept,
+            recovered=self.recovered + more.recovered,
+            lost=self.lost + more.lost,
+            gained=self.gained + more.gained,
+            transient=self.transient + more.transient,
+            other=self.other + more.other,
+        )
+
     @property
     def recovered_share(self) -> float:
         """Of those right at the base and wrong at the dip: the share right again; NaN if none."""

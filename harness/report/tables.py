@@ -84,6 +84,7 @@ def side_by_side(judgement: Judgement, start: int, end: int) -> Table:
     table.add_row("worst benchmark", *[_worst(found) for found in shown])
     table.add_row("recovery", *[_recovery(found) for found in shown])
     table.add_row("  of the loss", *[_share(found) for found in shown])
+    table.add_row("  same samples", *[_returned(found) for found in shown])
     regressed = judgement.leaderboard.set_index("strategy")["n_regressed"]
     table.add_row("regressed", *[_count(regressed[found.strategy.name]) for found in shown])
     detectable = judgement.minimum_detectable_pp
@@ -187,6 +188,13 @@ def _share(found: StrategyFigures) -> str:
     if back is None or np.isnan(back.fraction):
         return "NA"
     return f"{percent(back.fraction)} % [{percent(back.low)}, {percent(back.high)}]"
+
+
+def _returned(found: StrategyFigures) -> str:
+    """Of the samples lost at the dip, the share right again: recovery, not compensation."""
+    if found.paths is None or found.recovery is None or np.isnan(found.recovery.fraction):
+        return "NA"
+    return f"{percent(found.paths.recovered_share)} % right again"
 
 
 def _delta(row: object) -> Text:
