@@ -24,8 +24,10 @@ from harness.report.view import BASE_LABEL, HELD_OUT, View
 Spec = dict[str, Any]
 Width = Literal["wide", "narrow"]
 WIDTHS: tuple[Width, ...] = ("wide", "narrow")
-# Pixels of a whole drawing: a text column on a desk, and on a phone.
-PIXELS: Mapping[Width, int] = {"wide": 720, "narrow": 340}
+# Pixels of a whole drawing, on a desk and on a phone: drawn as large as shown, since text that is
+# scaled with a drawing cannot be read. HALF is for two drawings side by side.
+PIXELS: Mapping[Width, int] = {"wide": 1040, "narrow": 340}
+HALF: Mapping[Width, int] = {"wide": 520, "narrow": 340}
 
 INK, MUTED, GRID, PAPER = "#1f2430", "#5f6877", "#e3e6eb", "#ffffff"
 # Told apart with every common colour blindness by lightness and by the shapes beside them.
@@ -286,7 +288,7 @@ def _course_spec(view: View, rows: list[dict[str, Any]], width: Width) -> Spec:
                      "text": {"field": "text"}},
     }  # fmt: skip
     spec["layer"].append(label)
-    return _whole({"data": {"values": rows}, **spec}, width, height=300)
+    return _whole({"data": {"values": rows}, **spec}, width, height=340)
 
 
 def multiples(view: View, role: str) -> Chart | None:
@@ -306,17 +308,16 @@ def multiples(view: View, role: str) -> Chart | None:
         f"The lowest is {worst['says'].replace('; ', ', ')}.",
         lambda width: _multiples_spec(view, names, rows, width),
         _wide_table(view, rows, "Benchmark", "benchmark", "Strategy", "strategy"),
-        "All share one scale. Zero is the base; lines are intervals.",
+        "All share one scale. Zero is the base; bands are intervals.",
     )
 
 
 def _multiples_spec(
     view: View, names: Sequence[str], rows: list[dict[str, Any]], width: Width
 ) -> Spec:
-    columns = min(len(names), 3 if width == "wide" else 1)
+    columns = _columns(len(names), width)
     spec = _line_layers(view, "pp", band=0.08)
-    gap = 62
-    spec |= {"width": (PIXELS[width] - gap) // columns - (18 if columns > 1 else 0), "height": 120}
+    spec |= {"width": (PIXELS[width] - 62) // columns - 18, "height": 130}
     return _themed(
         {
             "data": {"values": rows},
@@ -397,8 +398,8 @@ MARKS = {"regressed": " ▼", "improved": " ▲", "retained": "", "inconclusive"
 def _heatmap_spec(view: View, rows: list[dict[str, Any]], width: Width) -> Spec:
     reach = max((abs(row["delta"]) for row in rows if row["delta"] is not None), default=1.0) or 1.0
     columns = 2 if width == "wide" else 1
-    # Room for benchmark names on the left of each panel.
-    room = (PIXELS[width] - 40) // columns - 90
+    # Room for benchmark names on the left of each panel; a table needs no more than half a page.
+    room = (min(PIXELS[width], 720) - 40) // columns - 90
     axis = {"title": None, "domain": False, "ticks": False}
     x = {"field": "place", "type": "ordinal", "sort": [p.label for p in view.places],
          "axis": {**axis, "labelAngle": -35, "orient": "bottom"}}  # fmt: skip
@@ -481,7 +482,7 @@ def split(view: View) -> Chart | None:
 def _split_spec(
     view: View, rows: list[dict[str, Any]], kinds: Sequence[str], width: Width
 ) -> Spec:
-    columns = min(len(view.strategies), 4 if width == "wide" else 2)
+    columns = _columns(len(view.strategies), width)
     y: Spec = {"field": "delta", "type": "quantitative", "title": "pp"}
     colour = {
         "field": "kind", "type": "nominal", "title": None, "sort": list(kinds),
@@ -489,7 +490,7 @@ def _split_spec(
         "legend": {"orient": "top", "labelLimit": 0},
     }  # fmt: skip
     layers = [
-        {"mark": {"type": "bar", "aria": True, "size": 20},
+        {"mark": {"type": "bar", "aria": True, "width": {"band": 0.72}},
          "encoding": {"x": _bars_axis(view), "y": y, "color": colour,
                       "description": {"field": "says"}}},
         {"mark": {"type": "rule", "color": MUTED}, "encoding": {"y": {"datum": 0}}},
@@ -622,7 +623,7 @@ def answer_types(view: View, types: pd.DataFrame | None) -> Chart | None:
 
 
 def _types_spec(view: View, rows: list[dict[str, Any]], used: Sequence[str], width: Width) -> Spec:
-    columns = min(len(view.strategies), 4 if width == "wide" else 2)
+    columns = _columns(len(view.strategies), width)
     names = [kind.replace("_", "/") for kind in used]
     colour = {
         "field": "type", "type": "nominal", "title": None, "sort": names,
@@ -630,7 +631,7 @@ def _types_spec(view: View, rows: list[dict[str, Any]], used: Sequence[str], wid
         "legend": {"orient": "top", "columns": 5 if width == "wide" else 3},
     }  # fmt: skip
     layers = [
-        {"mark": {"type": "bar", "aria": True, "size": 20},
+        {"mark": {"type": "bar", "aria": True, "width": {"band": 0.72}},
          "encoding": {"x": _bars_axis(view), "color": colour, "order": {"field": "order"},
                       "y": {"field": "pct", "type": "quantitative", "title": "% of answers",
                             "scale": {"domain": [0, 100]}},
@@ -687,6 +688,13 @@ def _bars_axis(view: View) -> Spec:
     }
 
 
+def _columns(n: int, width: Width) -> int:
+    """Panels in a row: four at most, and no row with one panel alone where three would share."""
+    if width == "narrow":
+        return min(n, 2)
+    return 3 if n in (3, 5, 6, 9) else min(n, 4)
+
+
 def _by_strategy(
     view: View, rows: list[dict[str, Any]], layers: list[Spec], columns: int, width: Width
 ) -> Spec:
@@ -706,7 +714,7 @@ def _by_strategy(
 
 
 def _whole(spec: Spec, width: Width, *, height: int) -> Spec:
-    return _themed({**spec, "width": PIXELS[width] - 60, "height": height})
+    return _themed({**spec, "width": HALF[width] - 60, "height": height})
 
 
 def _themed(spec: Spec) -> Spec:

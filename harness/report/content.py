@@ -209,7 +209,8 @@ def _cards(view: View) -> list[Card]:
 
 def _heat(view: View) -> list[HeatPanel]:
     changes = view.changes
-    reach = float(changes["delta_pp"].abs().max()) or 1.0
+    reach = max((abs(delta) for delta in changes["delta_pp"] if np.isfinite(delta)), default=0.0)
+    reach = reach or 1.0
     panels = []
     for i, strategy in enumerate(view.strategies):
         found = changes[changes["strategy"] == strategy]

@@ -74,7 +74,7 @@ def provenance(
         settings=Table(("Benchmark", "Made with"), settings),
         checkpoints=_checkpoints(record),
         failures=_failures(view),
-        audit=_audit(study_dir / AUDIT_FILE),
+        audit=audit(study_dir / AUDIT_FILE),
         commands=_commands(record, view, target, results),
         notes=[foreign_text.visible(note, _SETTINGS_LIMIT) for note in judgement.notes],
         options=judgement.options.signature(judgement.scorer),
@@ -106,7 +106,8 @@ def _failures(view: View) -> Table:
     return Table(titles, rows)
 
 
-def _audit(file: Path) -> Table | None:
+def audit(file: Path) -> Table | None:
+    """The weights audit as it was written, its first rows; None where it was not made."""
     if not file.is_file():
         return None
     with file.open(encoding="utf-8", newline="") as stream:

@@ -67,9 +67,12 @@ class View:
 
     def of(self, strategy: str, benchmark: str) -> pd.DataFrame:
         """The changes of one strategy and benchmark (or HELD_OUT), by stage."""
-        found = self.changes
-        chosen = (found["strategy"] == strategy) & (found["benchmark"] == benchmark)
-        return found[chosen].sort_values("to_stage")
+        return self._parts.get((strategy, benchmark), self.changes.iloc[:0])
+
+    @cached_property
+    def _parts(self) -> Mapping[tuple[str, str], pd.DataFrame]:
+        ordered = self.changes.sort_values("to_stage", kind="stable")
+        return {(str(s), str(b)): part for (s, b), part in ordered.groupby(["strategy", "benchmark"])}
 
     @cached_property
     def stage_names(self) -> Mapping[tuple[str, int], str]:

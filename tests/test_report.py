@@ -1,0 +1,359 @@
+"""The report without a browser: its numbers, its escaping, its files."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import gzip
+import hashlib
+import json
+import math
+import re
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from report_study import HOSTILE, make_study
+from typer.testing import CliRunner
+
+from harness.analysis import JudgeOptions
+from harness.cli import app
+from harness.report import drawing, foreign_text, latex, markdown, provenance
+from harness.report.answers import choose, collect
+from harness.report.charts import WIDTHS
+from harness.report.content import Content, Wanted, gather
+from harness.report.csv_files import write_csv_files
+from harness.report.html import Form, page
+from harness.report.words import WordReader
+from harness.scoring.study import read_scores
+
+
+def wanted(folder: Path, **changes: Any) -> Wanted:
+    return Wanted(folder.name, folder, **changes)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_study(tmp_path_factory.mktemp("results"), runs=2, samples=10, strategies=2)
+
+
+@pytest.fixture(scope="module")
+def content(folder: Path) -> Content:
+    return gather(wanted(folder), JudgeOptions())
+
+
+@pytest.fixture(scope="module")
+def text(content: Content) -> str:
+    return page(content)
+
+
+def samples_of(text: str) -> dict[str, Any]:
+    packed = re.search(r'id="packed">([^<]*)<', text)
+    assert packed is not None
+    return dict(json.loads(gzip.decompress(base64.b64decode(packed[1]))))
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    with file.open(encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+# --- Numbers -------------------------------------------------------------------------------------
+
+
+def test_leaderboard_on_the_page_equals_the_csv(
+    content: Content, text: str, tmp_path: Path
+) -> None:
+    write_csv_files(content.view.judgement, tmp_path)
+    for row in rows_of(tmp_path / "leaderboard.csv"):
+        found = re.search(rf'<tr data-strategy="{row["strategy"]}">(.*?)</tr>', text, re.DOTALL)
+        assert found is not None
+        cells = re.findall(r'<td data-key="(\w+)"><data value="([^"]*)">([^<]*)<', found[1])
+        assert len(cells) == 10
+        for key, exact, shown in cells:
+            assert exact == row[key], key
+            if exact != "NA":
+                assert float(shown.replace("−", "-")) == pytest.approx(float(exact), abs=0.0501)
+
+
+def test_heatmap_on_the_page_equals_the_csv(content: Content, text: str, tmp_path: Path) -> None:
+    write_csv_files(content.view.judgement, tmp_path)
+    deltas = {
+        (row["strategy"], row["benchmark"], row["to_stage"]): row["delta_pp"]
+        for row in rows_of(tmp_path / "deltas.csv")
+        if row["contrast"] == "base_to_stage" and row["run"] == "mean"
+    }
+    cells = re.findall(
+        r'data-strategy="(\w+)" data-benchmark="(\w+)" data-stage="(\d)".*?<data value="([^"]*)"',
+        text,
+    )
+    assert len(cells) == 2 * 10 * 4
+    assert all(deltas[strategy, bench, stage] == value for strategy, bench, stage, value in cells)
+
+
+def test_charts_hold_the_deltas(content: Content) -> None:
+    drawn = content.charts["course"].spec("wide")["data"]["values"]
+    judged = content.view.judgement.deltas
+    judged = judged[(judged["run"] == "mean") & (judged["contrast"] == "base_to_stage")]
+    judged = judged[judged["benchmark"] == "held_out"]
+    expected = {(r.strategy, r.to_stage): r.delta_pp for r in judged.itertuples()}
+    found = {(r["strategy"], r["stage"]): r["delta"] for r in drawn if r["stage"] > 0}
+    assert found == pytest.approx(expected)
+
+
+def test_checkpoint_paths_end_at_the_leaderboard(content: Content) -> None:
+    layers = content.charts["plane"].spec("wide")["layer"]
+    paths = next(l["data"]["values"] for l in layers if "stage" in str(l.get("data", "")))
+    ends = {row["strategy"]: (row["x"], row["y"]) for row in paths}
+    for row in content.view.judgement.leaderboard.itertuples():
+        assert ends[row.strategy] == pytest.approx((row.heldout_final_pp, row.learning_pp))
+
+
+def test_superficial_and_essential_add_up_to_the_change(content: Content) -> None:
+    rows = content.charts["split"].spec("wide")["data"]["values"]
+    for strategy in content.view.strategies:
+        whole = content.view.of(strategy, "held_out").set_index("to_stage")["delta_pp"]
+        for stage, delta in whole.items():
+            parts = [r["delta"] for r in rows if r["strategy"] == strategy and r["stage"] == stage]
+            assert sum(parts) == pytest.approx(delta)
+
+
+def test_answer_types_sum_to_a_hundred(content: Content) -> None:
+    assert content.answers is not None
+    totals = content.answers.types.groupby(["strategy", "stage"])["share_pct"].sum()
+    assert len(totals) == 2 * 5
+    assert np.allclose(totals, 100)
+
+
+# --- Charts --------------------------------------------------------------------------------------
+
+
+def test_every_chart_has_words_a_table_and_labelled_marks(content: Content) -> None:
+    assert {"plane", "course", "split", "heatmap", "answer-types"} <= set(content.charts)
+    for chart in content.charts.values():
+        assert chart.title and re.search(r"\d", chart.summary)
+        assert len(chart.table) > 0
+        for width in WIDTHS:
+            root = ElementTree.fromstring(drawing.page_svg(chart, width))
+            marks = [e for e in root.iter() if e.get("class") == "mark"]
+            assert marks, chart.name
+            assert all(e.get("aria-label") for e in marks)
+            assert sum(e.get("tabindex") == "0" for e in marks) == 1
+
+
+def test_page_drawings_use_the_colours_of_the_page_only(content: Content) -> None:
+    for name, chart in content.charts.items():
+        if name != "heatmap":  # its colours are mixed; the page shows a table
+            assert "#" not in drawing.page_svg(chart, "wide").replace("url(#", "")
+
+
+# --- Foreign text --------------------------------------------------------------------------------
+
+
+@given(st.text(max_size=60))
+def test_visible_text_hides_nothing(text: str) -> None:
+    shown = foreign_text.visible(text, 50)
+    assert all(character.isprintable() or character in "\n\t" for character in shown)
+
+
+def test_long_text_is_cut_and_says_so() -> None:
+    assert foreign_text.visible("A" * 100_000, 300).endswith("[99,700 more characters]")
+
+
+def test_hostile_words_stay_text(tmp_path: Path) -> None:
+    folder = make_study(tmp_path, "hostile", runs=1, samples=12, strategies=1, hostile=True)
+    text = page(gather(wanted(folder), JudgeOptions()))
+    assert text.count("<script") == 2  # the samples' data and the one script
+    assert "owned" not in text and "onerror" not in text
+    texts = [t for bench in samples_of(text)["benchmarks"] for t in bench["texts"]]
+    joined = "\n".join(texts)
+    assert all(word in joined for word in HOSTILE[:4])
+    assert "\u202e" not in joined and "⟨U+202E⟩" in joined and "␛[31m" in joined
+    assert max(map(len, texts)) < 400
+
+
+def test_hostile_names_stay_text(tmp_path: Path) -> None:
+    name = '<img src=x onerror="a()">{{7*7}}\u202e&'
+    rows = [
+        {"strategy": s, "stage": t, "benchmark": name, "sample_id": f"{name}{i}", "score": i % 2,
+         "stage_name": name, "role": "held_out", "response": name, "question": name}
+        for s, t in (("base", 0), (name, 1)) for i in range(6)
+    ]  # fmt: skip
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    from harness.interop.score_files import import_scores
+
+    folder = import_scores(file, "names", tmp_path, base_model=name).folder
+    content = gather(wanted(folder), JudgeOptions())
+    text = page(content)
+    assert "<img" not in text and "\u202e" not in text
+    assert "&lt;img src=x" in text and "{{7*7}}" in unescape(text)
+    assert "<img" not in markdown.text(content)
+
+
+def test_policy_names_the_one_script_and_the_one_style(text: str) -> None:
+    policy = re.search(r'Security-Policy" content="([^"]*)"', text)
+    assert policy is not None
+    allowed = unescape(policy[1])
+    for tag in ("style", "script"):
+        inside = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        assert len(inside) == 1
+        digest = base64.b64encode(hashlib.sha256(inside[0].encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in allowed
+    assert "default-src 'none'" in allowed and "unsafe" not in allowed
+    assert not re.search(r'(?:src|href)="(?!#)', text)
+    assert " style=" not in text
+
+
+@pytest.mark.parametrize(
+    ("word", "safe"),
+    [("a_b & 5 %", r"a\_b \& 5 \%"), ("\\input{x}", r"\textbackslash{}input\{x\}")],
+)
+def test_latex_is_escaped(word: str, safe: str) -> None:
+    assert latex.escape(word) == safe
+
+
+# --- Samples -------------------------------------------------------------------------------------
+
+
+def test_sample_payload_equals_the_study(content: Content, text: str, folder: Path) -> None:
+    payload = samples_of(text)
+    scores = read_scores(folder)
+    bench = payload["benchmarks"][0]
+    name = bench["name"]
+    assert scores.texts is not None
+    for column, stage in enumerate(scores.stages):
+        for i, sample in enumerate(bench["ids"]):
+            said = bench["texts"][bench["answers"][column][i]]
+            assert said == scores.texts.response(stage.key, name, sample)
+            index = list(scores.benchmarks[name].sample_ids).index(sample)
+            value = scores.benchmarks[name].values["strict"][index, column]
+            assert bench["scores"]["strict"][column][i] == round(100 * value)
+    assert [len(view["columns"]) for view in payload["views"]] == [5] * 4
+
+
+def test_where_not_all_fit_changed_samples_come_first(folder: Path) -> None:
+    scores = read_scores(folder)
+    chosen = choose(scores, "strict", max_rows=4 * 10 * len(scores.stages))
+    for name, bench in scores.benchmarks.items():
+        assert len(chosen[name].shown) == 4
+        assert set(chosen[name].even) <= set(chosen[name].shown)
+        values = bench.values["strict"]
+        changed = {i for i in range(10) if len(set(values[i])) > 1}
+        extra = set(chosen[name].shown) - set(chosen[name].even)
+        assert extra <= changed or not (changed - set(chosen[name].even) - extra)
+
+
+def test_a_choice_of_samples_keeps_ids_and_answers_together(folder: Path) -> None:
+    scores = read_scores(folder)
+    chosen = choose(scores, "strict", max_rows=3 * 10 * len(scores.stages))
+    answers = collect(scores, WordReader(scores, folder), chosen, {})
+    assert (answers.n_shown, answers.n_samples) == (30, 100)
+    bench = answers.payload["benchmarks"][0]
+    for sample, question in zip(bench["ids"], bench["questions"], strict=True):
+        assert f"picture {int(sample[-4:])}?" in bench["texts"][question]
+
+
+# --- Studies with little to show -----------------------------------------------------------------
+
+
+def little(tmp_path: Path, rows: list[dict[str, Any]]) -> Content:
+    from harness.interop.score_files import import_scores
+
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return gather(wanted(import_scores(file, "little", tmp_path).folder), JudgeOptions())
+
+
+def test_one_stage_without_words_or_targets(tmp_path: Path) -> None:
+    rows = [
+        {"strategy": s, "stage": t, "benchmark": "b", "sample_id": str(i), "score": i % 2,
+         "role": "held_out"}
+        for s, t in (("base", 0), ("llm", 1)) for i in range(6)
+    ]  # fmt: skip
+    content = little(tmp_path, rows)
+    assert "plane" not in content.charts  # nothing was taught
+    assert "course" in content.charts
+    text = page(content)
+    assert "cannot be taken apart" in text or "answer-types" in content.charts
+    assert math.isnan(content.cards[0].learning_pp) and 'value="NA">NA<' in text
+
+
+def test_a_missing_cell_is_na_and_not_zero(tmp_path: Path) -> None:
+    rows = [
+        {"strategy": s, "stage": t, "benchmark": b, "sample_id": str(i), "score": i % 2,
+         "role": "held_out", "response": "x"}
+        for s, t in (("base", 0), ("llm", 1), ("llm", 2)) for b in ("one", "two")
+        for i in range(6) if (b, t) != ("two", 2)
+    ]  # fmt: skip
+    content = little(tmp_path, rows)
+    row = next(row for row in content.heat[0].rows if row.benchmark == "two")
+    assert [cell.says == "NA" for cell in row.cells] == [False, True]
+    assert '<span class="cell none">NA</span>' in page(content)
+
+
+def test_audit_is_shown_where_it_was_made(content: Content, tmp_path: Path) -> None:
+    file = tmp_path / "audit.csv"
+    file.write_text("stage,verdict\nllm@1,<b>MISMATCH</b>\n", encoding="utf-8")
+    table = provenance.audit(file)
+    made = replace(content, charts={}, provenance=replace(content.provenance, audit=table))
+    text = page(made)
+    assert "&lt;b&gt;MISMATCH" in text and "Not made" not in text
+    assert "Not made" in page(replace(content, charts={}))
+
+
+# --- Files and command ---------------------------------------------------------------------------
+
+
+def test_equal_inputs_give_equal_bytes(folder: Path, text: str) -> None:
+    assert page(gather(wanted(folder), JudgeOptions())) == text
+
+
+def test_printed_form_has_no_script_and_is_unfolded(content: Content) -> None:
+    text = page(content, Form(printed=True))
+    assert "<script" not in text and "<details>" not in text
+    assert "script-src 'none'" in unescape(text)
+
+
+def test_watched_page_loads_itself_again(content: Content) -> None:
+    assert '<meta http-equiv="refresh" content="30">' in page(content, Form(reload_seconds=30))
+
+
+def test_command_writes_page_and_figures(folder: Path, tmp_path: Path) -> None:
+    out, figures = tmp_path / "r.html", tmp_path / "figures"
+    arguments = ["report", str(folder), "-o", str(out), "--figures", str(figures), "--json"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    written = json.loads(result.stdout)
+    assert {Path(row["file"]).name for row in written} >= {"r.html", "plane.svg", "course.png"}
+    assert out.stat().st_size < 3_000_000
+    for file in figures.glob("*.svg"):
+        ElementTree.parse(file)
+    assert (figures / "heatmap.png").read_bytes().startswith(b"\x89PNG")
+    assert "sa\\_proj" in (figures / "leaderboard.tex").read_text()
+
+
+def test_command_writes_markdown(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r.md"
+    result = CliRunner().invoke(app, ["report", str(folder), "-o", str(out), "--format", "md"])
+    assert result.exit_code == 0, result.output
+    text = out.read_text(encoding="utf-8")
+    assert text.startswith("# made-up") and "## Stage by benchmark" in text
+
+
+def test_unknown_study_is_named(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["report", "nothing", "--results", str(tmp_path)])
+    assert "no study 'nothing' here" in str(result.exception)
+
+
+def test_place_that_cannot_be_written_is_named(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    target = tmp_path / "file" / "report.html"
+    result = CliRunner().invoke(app, ["report", str(folder), "-o", str(target)])
+    assert f"{target}: cannot be written" in str(result.exception)
