@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForImageTextToText, Trainer, TrainingArguments
@@ -255,7 +256,11 @@ def _as_module(adapted: Any) -> nn.Module:
 
 
 class _StageTrainer(Trainer):  # type: ignore[misc]
-    """Trainer that reports each step, and distils from a teacher where there is one."""
+    """Trainer that distils from a teacher where there is one, and saves only what trains.
+
+    Trainer's own states cannot be resumed from here: it saves under the checkpoint's names and
+    loads under the model's (transformers 5.19), leaving every tensor as it was.
+    """
 
     teacher: nn.Module | None = None
     distillation: Distillation | None = None
@@ -274,6 +279,23 @@ class _StageTrainer(Trainer):  # type: ignore[misc]
         )
         loss = loss + self.distillation.weight * added
         return (loss, outputs) if want_outputs else loss
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {name: parameter.detach().cpu().contiguous() for name, parameter in self._trained()},
+            folder / "trained.safetensors",
+        )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        saved = load_file(Path(resume_from_checkpoint) / "trained.safetensors")
+        with torch.no_grad():
+            for name, parameter in self._trained():
+                parameter.copy_(saved[name])
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
 
     @property
     def mean_loss(self) -> float:
@@ -325,7 +347,8 @@ def _trainer(
         max_steps=steps,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=math.ceil(steps * recipe.warmup),
+        # The first warm-up step has rate 0: a training of one step would change nothing.
+        warmup_steps=min(math.ceil(steps * recipe.warmup), steps - 1),
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.max_grad_norm,
         bf16=job.low_precision,
@@ -417,13 +440,15 @@ def _measured(device: torch.device) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars: stages report through `progress`."""
+    """Without transformers' progress bars and warnings: stages report through `progress`."""
     logging = transformers.utils.logging
-    shown = logging.is_progress_bar_enabled()
+    shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()
 
@@ -455,5 +480,6 @@ def _save_adapter(model: Any, job: _Job) -> None:
     base = os.path.relpath(_weights_of(job.start).resolve(), job.work.resolve())
     for config in model.peft_config.values():
         config.base_model_name_or_path = base
-    model.save_pretrained(job.work)
+    # False: looking at the vocabulary would ask the hub.
+    model.save_pretrained(job.work, save_embedding_layers=False)
     (job.work / "README.md").unlink(missing_ok=True)
