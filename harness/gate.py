@@ -61,7 +61,7 @@ class GateRow:
     margin_pp: float
     """The loss that is accepted; for `learning` the gain that is asked for."""
     lost: int | None = None
-    """Right before, wrong after; None for rows of several benchmarks."""
+    """Answers right before and wrong after, in the first run; None for several benchmarks."""
     gained: int | None = None
     samples_needed: int | None = None
     """How many samples would decide an inconclusive row; None = not inconclusive, or unknown."""

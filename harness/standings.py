@@ -85,6 +85,10 @@ def rank_studies(
     frame["study"], frame["strategy"] = split[0], split[2]
     frame["base_model"] = split[0].map(models)
     notes = [note for x in found for note in x.notes]
+    n_missing = int(frame["n_missing"].sum())
+    if n_missing and usable is None:
+        text = f"{n_missing} cells missing: figures that need them are NA, --common leaves them out"
+        notes.append(text)
     if all(len(strategy.runs) == 1 for strategy in strategies):
         notes.append("1 run each: ties and intervals cover the choice of samples, not of the run")
     return Standings(frame, figure, options.level, tuple(notes))

@@ -186,6 +186,17 @@ def test_stages_that_answered_too_little_are_not_ranked() -> None:
     assert len(rank_studies([torn], JudgeOptions(max_dropped=0.2)).frame) == 2
 
 
+def test_missing_cells_are_told_and_not_ranked() -> None:
+    docs = ONE.benchmarks["docs"]
+    values = docs.values["strict"].copy()
+    values[:, 2] = np.nan
+    torn = change(ONE, "docs", values={"strict": values})
+    standings = rank_studies([torn], JudgeOptions())
+    assert standings.frame["strategy"].tolist() == ["full", "llm"]
+    assert standings.frame["rank"].isna().tolist() == [False, True]
+    assert standings.notes[-2].startswith("1 cells missing: figures that need them are NA")
+
+
 def test_two_studies_of_one_name_and_none_to_rank() -> None:
     with pytest.raises(UserError, match="two studies are called one"):
         rank_studies([ONE, ONE], JudgeOptions())
