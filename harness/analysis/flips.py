@@ -28,6 +28,7 @@ class Flips:
 
     @property
     def net(self) -> int:
+        """Gained minus lost."""
         return self.gained - self.lost
 
     @property

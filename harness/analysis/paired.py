@@ -95,10 +95,12 @@ class Clusters:
 
     @property
     def n_groups(self) -> int:
+        """G, the number of groups."""
         return len(self.sums)
 
     @property
     def total(self) -> float:
+        """The summed weight of all samples."""
         return float(self.sizes.sum())
 
     @property
@@ -261,11 +263,13 @@ def t_two_sided(statistic: float, df: float) -> float:
 
 
 def t_limits(data: Clusters, tail: float) -> tuple[float, float]:
+    """Limits of t with G-1 degrees of freedom, `tail` on each side."""
     half = t_quantile(tail, data.n_groups - 1) * standard_error(data)
     return data.delta - half, data.delta + half
 
 
 def t_test(data: Clusters) -> float:
+    """Two-sided p-value of t with G-1 degrees of freedom."""
     return t_two_sided(data.delta / standard_error(data), data.n_groups - 1)
 
 

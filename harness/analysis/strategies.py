@@ -22,6 +22,7 @@ class Run:
 
     @property
     def last(self) -> int:
+        """Stages after the base."""
         return self.course.last
 
     def key(self, t: int) -> StageKey:
