@@ -1,0 +1,260 @@
+"""Discovery: the strategies, runs and stages in a folder that training scripts left behind.
+
+Three ways of naming are understood: folders that say what they were trained on
+(`llava_sa-trained_on_cub200_then_pathvqa/checkpoint-360`, as the reference study's scripts do),
+numbered skills (`sa_proj/seed0/2_pathvqa`, as `forgeteval tune` does), and whatever a pattern with
+named places describes (`{strategy}/run{run}/step{stage}-{trained_on}`). Nothing is guessed: what
+cannot be told from a name is a question to the user, the base above all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.checkpoints import is_adapter
+from harness.components import ComponentError, parse
+from harness.errors import CheckpointError, Problem, UserError
+
+PLACES = ("strategy", "run", "stage", "trained_on")
+# Folders deeper than this below the one named are not looked into.
+MAX_DEPTH = 5
+SHOWN = 6
+
+_TRAINED_ON = re.compile(r"(?P<strategy>.*?)[-_]?trained_on_(?P<skills>.+)")
+_NUMBERED = re.compile(r"(?P<stage>\d+)[-_](?P<skill>.+)")
+_RUN = re.compile(r"(?:seed|run)[-_]?(?P<run>\w+)", re.IGNORECASE)
+_STEP = re.compile(r"checkpoint-(\d+)")
+
+
+class DiscoveryError(UserError):
+    """A folder whose stages cannot be told from its names."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoundStage:
+    """One checkpoint with what its name says."""
+
+    strategy: str
+    run: str
+    stage: int
+    """From 1."""
+    trained_on: str
+    path: Path
+    """The folder with the weights: the stage's own, or its last `checkpoint-N`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a folder holds."""
+
+    base: Path
+    stages: tuple[FoundStage, ...]
+    """By strategy, run and stage."""
+
+    def skills(self) -> tuple[str, ...]:
+        """What was trained on, in the order of first appearance."""
+        return tuple(dict.fromkeys(stage.trained_on for stage in self.stages))
+
+    def strategies(self) -> dict[str, Any]:
+        """The `strategies:` of a manifest, with absolute paths.
+
+        A component is declared where the stages' own records name one.
+        """
+        made: dict[str, Any] = {}
+        for stage in self.stages:
+            strategy = made.setdefault(stage.strategy, {"runs": {}})
+            component = _recorded_component(stage.path)
+            if component is not None:
+                strategy["component"] = component
+            step = {"trained_on": stage.trained_on, "path": str(stage.path)}
+            strategy["runs"].setdefault(stage.run, []).append(step)
+        return {
+            name: {
+                **{k: v for k, v in spec.items() if k == "component"},
+                "runs": [{"name": run, "stages": steps} for run, steps in spec["runs"].items()],
+            }
+            for name, spec in made.items()
+        }
+
+
+def discover(folder: Path, base: Path | None = None, pattern: str | None = None) -> Found:
+    """The study in `folder`. `base`: the checkpoint before any tuning, unless `folder` holds one
+    called `base`. `pattern`: how stages are named below `folder`, with `PLACES` in braces.
+
+    Raises DiscoveryError with everything that cannot be told.
+    """
+    folder = folder.absolute()
+    if not folder.is_dir():
+        raise DiscoveryError(str(folder), "no such folder")
+    owners = {owner: path for owner, path in _models(folder) if owner != folder}
+    inside = owners.pop(folder / "base", None)
+    if not owners:
+        raise DiscoveryError(str(folder), "no checkpoints below it (config.json with weights)")
+    matcher = _pattern(pattern) if pattern is not None else None
+    stages, problems = [], []
+    chains: dict[str, dict[tuple[str, ...], Path]] = {}
+    for owner, path in owners.items():
+        name = owner.relative_to(folder)
+        said = _TRAINED_ON.fullmatch(owner.name) if matcher is None else None
+        if said is not None:
+            strategy = said["strategy"] or owner.parent.name
+            chains.setdefault(strategy, {})[tuple(said["skills"].split("_then_"))] = path
+            continue
+        stage = _numbered(name, path, folder.name) if matcher is None else matcher(name, path)
+        if stage is None:
+            problems.append(Problem(name.as_posix(), "which stage of what is it?"))
+        else:
+            stages.append(stage)
+    for strategy, known in chains.items():
+        found, gaps = _chained(strategy, known)
+        stages += found
+        problems += gaps
+    problems += _twice(stages, folder)
+    chosen = base.absolute() if base is not None else inside
+    if chosen is None:
+        problems.insert(0, Problem("base", _question(list(owners.values()))))
+    if problems or chosen is None:
+        if any(problem.place != "base" for problem in problems):
+            cure = (
+                "name it by a pattern such as '{strategy}/{stage}_{trained_on}', or in a manifest"
+            )
+            problems.append(Problem("", cure))
+        raise DiscoveryError(str(folder), problems)
+    stages.sort(key=lambda stage: (stage.strategy, stage.run, stage.stage))
+    return Found(chosen, tuple(stages))
+
+
+def _models(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """(stage folder, folder of its weights): its own, else its highest `checkpoint-N`."""
+    for place, below, files in os.walk(folder):
+        here = Path(place)
+        below.sort()
+        if len(here.relative_to(folder).parts) >= MAX_DEPTH or here.name.startswith("."):
+            below.clear()
+        steps = {int(m[1]): name for name in below if (m := _STEP.fullmatch(name))}
+        if _is_model(files):
+            yield here, here
+            below.clear()
+        elif steps:
+            with_weights = [
+                step
+                for step in sorted(steps)
+                if _is_model([file.name for file in (here / steps[step]).iterdir()])
+            ]
+            if with_weights:
+                yield here, here / steps[with_weights[-1]]
+            below[:] = [name for name in below if name not in steps.values()]
+        below[:] = [name for name in below if not name.endswith(".partial")]
+
+
+def _is_model(files: Sequence[str]) -> bool:
+    configured = {"config.json", "adapter_config.json"} & set(files)
+    return bool(configured) and any(name.endswith((".safetensors", ".bin")) for name in files)
+
+
+def _numbered(name: Path, path: Path, study: str) -> FoundStage | None:
+    """`sa_proj/seed0/2_pathvqa`, `sa_proj/2_pathvqa`, `2_pathvqa`."""
+    found = _NUMBERED.fullmatch(name.name)
+    if found is None:
+        return None
+    above = list(name.parts[:-1])
+    runs = [m["run"] for part in above if (m := _RUN.fullmatch(part))]
+    others = [part for part in above if not _RUN.fullmatch(part)]
+    strategy = "_".join(others) or study
+    return FoundStage(
+        strategy, runs[-1] if runs else "0", int(found["stage"]), found["skill"], path
+    )
+
+
+def _pattern(pattern: str) -> Any:
+    """(relative path, weights) -> FoundStage or None, from a pattern with named places."""
+    named = re.findall(r"\{(\w*)\}", pattern)
+    unknown = [name for name in named if name not in PLACES]
+    lacking = [name for name in ("stage", "trained_on") if name not in named]
+    if unknown or lacking:
+        text = f"knows {{{'}, {'.join(PLACES)}}} and needs {{stage}} and {{trained_on}}"
+        raise DiscoveryError("pattern", [Problem(repr(pattern), text)])
+    kinds = {"stage": r"\d+", "trained_on": r"[^/]+"}
+    pieces = re.split(r"\{(\w+)\}", pattern)
+    regex = "".join(
+        f"(?P<{piece}>{kinds.get(piece, '[^/]+?')})" if index % 2 else re.escape(piece)
+        for index, piece in enumerate(pieces)
+    )
+
+    def match(name: Path, path: Path) -> FoundStage | None:
+        found = re.fullmatch(regex, name.as_posix())
+        if found is None:
+            return None
+        said: Mapping[str, str] = found.groupdict()
+        return FoundStage(
+            said.get("strategy", "tuned"),
+            said.get("run", "0"),
+            int(said["stage"]),
+            said["trained_on"],
+            path,
+        )
+
+    return match
+
+
+def _chained(
+    strategy: str, known: Mapping[tuple[str, ...], Path]
+) -> tuple[list[FoundStage], list[Problem]]:
+    """One run per longest sequence of skills; its stages are the sequence's beginnings."""
+    ends = [s for s in known if not any(o[: len(s)] == s and o != s for o in known)]
+    stages, gaps = [], []
+    for skills in sorted(ends):
+        run = "0" if len(ends) == 1 else "-".join(skills)
+        for count in range(1, len(skills) + 1):
+            path = known.get(skills[:count])
+            if path is None:
+                missing = "_then_".join(skills[:count])
+                gaps.append(Problem(f"{strategy}, stage {count}", f"no trained_on_{missing}"))
+            else:
+                stages.append(FoundStage(strategy, run, count, skills[count - 1], path))
+    return stages, gaps
+
+
+def _twice(stages: Sequence[FoundStage], folder: Path) -> list[Problem]:
+    seen: dict[tuple[str, str, int], FoundStage] = {}
+    problems = []
+    for stage in stages:
+        first = seen.setdefault((stage.strategy, stage.run, stage.stage), stage)
+        if first is not stage:
+            both = [s.path.relative_to(folder).as_posix() for s in (first, stage)]
+            problems.append(Problem(both[1], f"is stage {stage.stage} like {both[0]}"))
+    return problems
+
+
+def _question(paths: Sequence[Path]) -> str:
+    """Asks for the base, with what the checkpoints themselves say about it."""
+    named = list(dict.fromkeys(name for path in paths if (name := _start_of(path))))
+    hint = f"; the checkpoints name {', '.join(named[:SHOWN])} as their start" if named else ""
+    return f"which checkpoint was tuned? give it with --base FOLDER{hint}"
+
+
+def _start_of(path: Path) -> str | None:
+    file = path / ("adapter_config.json" if is_adapter(path) else "config.json")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        name = config.get("base_model_name_or_path") or config.get("_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return str(name) if name else None
+
+
+def _recorded_component(path: Path) -> str | None:
+    """What `forgeteval tune` wrote beside the weights, if that is a component."""
+    try:
+        record = json.loads((path / "training.json").read_text(encoding="utf-8"))
+        component = str(record["component"])
+        parse(component)
+    except (OSError, ValueError, KeyError, TypeError, ComponentError, CheckpointError):
+        return None
+    return component
