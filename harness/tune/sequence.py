@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from harness import components, registry
+from harness.checkpoints import tensor_index
 from harness.errors import DataError, Problem
 from harness.manifest import Suite, check_name, read_manifest
 from harness.plan import requests
@@ -62,9 +63,10 @@ def run(plan: SequencePlan, report: Report, progress: Progress | None = None) ->
     Raises UserError with every problem of names, data and components before training.
     """
     suite, base_dir = _suite(plan)
-    training = [_examples(plan, suite, base_dir, skill) for skill in plan.skills]
+    names = tensor_index(plan.base)
     for component in plan.components:
-        components.parse(component)
+        components.names(component, names)
+    training = [_examples(plan, suite, base_dir, skill) for skill in plan.skills]
     for component in plan.components:
         start = plan.base
         for (name, examples), folder in zip(training, stage_folders(plan, component), strict=True):

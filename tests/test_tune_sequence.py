@@ -1,0 +1,145 @@
+"""A study of one's own: tune a sequence, score it, compare it, audit it; one command each."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from PIL import Image
+from typer.testing import CliRunner
+
+pytest.importorskip("torch")
+
+from tiny_models import make_checkpoint
+
+from harness.cli import app
+from harness.errors import DataError
+from harness.manifest import read_manifest
+from harness.tune.recipe import Recipe, RecipeError, read_record
+from harness.tune.sequence import SequencePlan, run
+
+SKILLS = ("colour", "count")
+
+
+def png(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (40, 56, 3), dtype=np.uint8)
+    sink = io.BytesIO()
+    Image.fromarray(pixels).save(sink, "PNG")
+    return sink.getvalue()
+
+
+def rows(skill: str, count: int, seed: int) -> pa.Table:
+    answers = {"colour": ("red", "blue"), "count": ("2", "3")}[skill]
+    return pa.Table.from_pylist(
+        [
+            {
+                "id": f"{skill}{seed}-{i}",
+                "image": {"bytes": png(seed + i), "path": f"{i}.png"},
+                "question": f"Which {skill}?",
+                "answer": answers[i % 2],
+            }
+            for i in range(count)
+        ]
+    )
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """Two skills with training and test rows, the manifest of a suite, and a base."""
+    monkeypatch.chdir(tmp_path)
+    for kind, count, seed in (("train", 8, 0), ("test", 6, 100)):
+        Path(kind).mkdir()
+        for skill in SKILLS:
+            pq.write_table(rows(skill, count, seed), Path(kind) / f"{skill}.parquet")
+    make_checkpoint(tmp_path / "base", "qwen2_5_vl")
+    tasks = {
+        skill: {"path": f"test/{skill}.parquet", "scorer": scorer}
+        for skill, scorer in (("colour", "exact"), ("count", "number"))
+    }
+    suite = {"targets": list(SKILLS), "tasks": tasks}
+    Path("suite.yaml").write_text(
+        yaml.safe_dump({"study": "suite", "base": "base", "suite": suite, "strategies": {}})
+    )
+    return tmp_path
+
+
+def plan(**change: object) -> SequencePlan:
+    recipe = Recipe(learning_rate=1e-3, batch_size=4, max_steps=2)
+    values = {
+        "base": Path("base"),
+        "components": ("sa_proj",),
+        "skills": SKILLS,
+        "data": "train/{name}.parquet",
+        "out": Path("ft"),
+        "recipe": recipe,
+        "suite": Path("suite.yaml"),
+    }
+    return SequencePlan(**(values | change))
+
+
+def test_a_sequence_leaves_stages_and_a_manifest_that_grows(place):
+    seen = []
+    manifest = run(plan(), lambda folder, record: seen.append((folder, record)))
+    assert [folder for folder, _ in seen] == ["sa_proj/seed0/1_colour", "sa_proj/seed0/2_count"]
+    records = [read_record(place / "ft" / folder) for folder, _ in seen]
+    assert [record.trained_on for record in records] == list(SKILLS)
+    # Each stage started from the one before it.
+    assert records[0].start_fingerprint != records[1].start_fingerprint
+    run(plan(components=("norms",), recipe=Recipe(max_steps=1, seed=3)), lambda *_: None)
+    study = read_manifest(manifest)
+    assert study.suite.targets == list(SKILLS)
+    stages = [(s.key.strategy, s.key.run, s.key.stage, s.trained_on) for s, _ in study.stages()]
+    assert stages == [
+        ("sa_proj", "0", 1, "colour"),
+        ("sa_proj", "0", 2, "count"),
+        ("norms", "3", 1, "colour"),
+        ("norms", "3", 2, "count"),
+    ]
+    assert {name: spec.component for name, spec in study.strategies.items()} == {
+        "sa_proj": "sa_proj",
+        "norms": "norms",
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"skills": ("colours",)}, RecipeError, "'colours' is not a target of suite.yaml"),
+        ({"suite": None}, RecipeError, "'colour' is not a known task; `--suite MANIFEST`"),
+        ({"data": "train/{name}.pq"}, DataError, "no file or folder 'train/colour.pq'"),
+    ],
+)
+def test_what_is_wrong_is_said_before_training(place, change, error, message):
+    with pytest.raises(error) as raised:
+        run(plan(**change), lambda *_: None)
+    assert message in str(raised.value)
+    assert not Path("ft").exists()
+
+
+@pytest.mark.slow
+def test_your_own_study_end_to_end(place):
+    def command(*arguments: str) -> str:
+        result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    strategies = [f"--component={name}" for name in ("sa_proj", "mlp_gate_up", "llm")]
+    printed = command(
+        *("tune", "--base=base", *strategies, "--sequence=colour,count", "--suite=suite.yaml"),
+        *("--data=train/{name}.parquet", "--out=ft", "--max-steps=2", "--learning-rate=1e-3"),
+    )
+    assert "next: forgeteval score ft/checkpoints.yaml" in printed
+    command("score", "ft/checkpoints.yaml", "--quiet")
+    assert "sa_proj" in command("compare", "ft/checkpoints.yaml")
+    audited = json.loads(command("audit", "ft/checkpoints.yaml", "--json"))
+    assert {(s["strategy"], s["status"]) for s in audited["stages"]} == {
+        ("sa_proj", "verified"),
+        ("mlp_gate_up", "verified"),
+        ("llm", "verified"),
+    }
