@@ -10,12 +10,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from make_fixtures import cell, write
 
 from harness import contract, registry, sources
 from harness.errors import UserError
 from harness.prompts import as_text, request_parts
 from harness.registry import InlineTask
-from tests.make_fixtures import cell, write
 
 ROOT = Path(__file__).parent.parent
 

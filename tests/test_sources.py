@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from make_fixtures import IMAGE, cell, picture, write
 
 from harness import registry, sources
 from harness.errors import DataError, SampleError
@@ -26,7 +27,6 @@ from harness.sources import SourceOverride
 from harness.subset import choose
 from harness.tables import open_path
 from harness.types import Sample
-from tests.make_fixtures import IMAGE, cell, picture, write
 
 PATHVQA = registry.task("pathvqa")
 POPE = registry.task("pope")

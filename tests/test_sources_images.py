@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from make_fixtures import picture
 from PIL import Image
 
 from harness import images
 from harness.errors import SampleError
 from harness.images import FileImage, decode, pixel_hash
-from tests.make_fixtures import picture
 
 PLAIN = Image.open(BytesIO(picture(5))).convert("RGB")
 

@@ -8,13 +8,13 @@ import json
 import re
 from pathlib import Path
 
+import make_fixtures
 import pytest
 import yaml
 
 from harness import contract, registry, sources
 from harness.prompts import as_text, request_parts
 from harness.types import Sample, Task
-from tests import make_fixtures
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "fixtures" / "data"

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from make_fixtures import picture, write
 from typer.testing import CliRunner, Result
 
 from harness import registry, row_files
 from harness.cli.tasks import group
 from harness.errors import UserError
-from tests.make_fixtures import picture, write
 
 DATA = Path(__file__).parent / "fixtures" / "data"
 PROMPTS = Path(__file__).parent / "golden" / "prompts"
