@@ -87,7 +87,8 @@ def rank_studies(
     notes = [note for x in found for note in x.notes]
     n_missing = int(frame["n_missing"].sum())
     if n_missing and usable is None:
-        text = f"{n_missing} cells missing: figures that need them are NA, --common leaves them out"
+        cells = "1 cell" if n_missing == 1 else f"{n_missing} cells"
+        text = f"{cells} missing: figures that need them are NA, --common leaves them out"
         notes.append(text)
     if all(len(strategy.runs) == 1 for strategy in strategies):
         notes.append("1 run each: ties and intervals cover the choice of samples, not of the run")

@@ -194,7 +194,7 @@ def test_missing_cells_are_told_and_not_ranked() -> None:
     standings = rank_studies([torn], JudgeOptions())
     assert standings.frame["strategy"].tolist() == ["full", "llm"]
     assert standings.frame["rank"].isna().tolist() == [False, True]
-    assert standings.notes[-2].startswith("1 cells missing: figures that need them are NA")
+    assert standings.notes[-2].startswith("1 cell missing: figures that need them are NA")
 
 
 def test_two_studies_of_one_name_and_none_to_rank() -> None:
