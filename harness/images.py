@@ -54,13 +54,16 @@ def decode(data: bytes) -> PILImage.Image:
         raise SampleError(f"image of {len(data):,} bytes; the limit is {MAX_BYTES:,}")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PILImage.DecompressionBombWarning)
+            # Pillow warns of large pictures and odd tags; what matters is refused below.
+            warnings.simplefilter("ignore")
             picture = PILImage.open(BytesIO(data), formats=FORMATS)
-        width, height = picture.size
-        if width * height > MAX_PIXELS:
-            raise SampleError(f"image of {width} x {height} pixels; the limit is {MAX_PIXELS:,}")
-        picture.load()
-        return _as_rgb(ImageOps.exif_transpose(picture))
+            width, height = picture.size
+            if width * height > MAX_PIXELS:
+                raise SampleError(
+                    f"image of {width} x {height} pixels; the limit is {MAX_PIXELS:,}"
+                )
+            picture.load()
+            return _as_rgb(ImageOps.exif_transpose(picture))
     except SampleError:
         raise
     except UnidentifiedImageError:
