@@ -58,7 +58,7 @@ def studies(draw):
 
 
 @given(studies(), st.booleans())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_any_study_is_judged_or_refused_in_words(scores, common_set):
     options = JudgeOptions(baseline="s0", max_dropped=0.5, common_set=common_set)
     with warnings.catch_warnings():

@@ -337,16 +337,16 @@ def _poisson_limits(weights: Floats, heaviest: float, tail: float) -> tuple[floa
     return low, high
 
 
-@lru_cache(maxsize=4)
-def subsets_of(n: int) -> Floats:
+@lru_cache(maxsize=64)
+def subsets_of(n: int) -> NDArray[np.uint8]:
     """(n_subsets, n) 0/1 membership of non-empty subsets of n groups: all, or a fixed choice."""
     if n <= ENUMERATE_UP_TO:
         numbers = np.arange(1, 2**n)[:, None]
-        return np.asarray((numbers >> np.arange(n)) % 2, dtype=np.float64)
+        return np.asarray((numbers >> np.arange(n)) % 2, dtype=np.uint8)
     # Thousands of groups get here when one of them outweighs the rest: fewer subsets will do.
     n_subsets = min(N_SUBSETS, max(1000, 10_000_000 // n))
     chosen = np.random.default_rng(n).random((n_subsets, n), dtype=np.float32) < 0.5
-    return chosen[chosen.any(axis=1)].astype(np.float64)
+    return chosen[chosen.any(axis=1)].astype(np.uint8)
 
 
 def subset_sums(data: Clusters) -> tuple[Floats, Floats]:
@@ -357,7 +357,8 @@ def subset_sums(data: Clusters) -> tuple[Floats, Floats]:
     keys = np.round(data.sums, 9) + 0.0
     up, down = np.lexsort((keys, data.sizes)), np.lexsort((-keys, data.sizes))
     order = up if tuple(keys[up]) >= tuple(-keys[down]) else down
-    both = subsets_of(data.n_groups) @ np.column_stack([data.sums[order], data.sizes[order]])
+    members = subsets_of(data.n_groups).astype(np.float64)
+    both = members @ np.column_stack([data.sums[order], data.sizes[order]])
     return both[:, 0], both[:, 1]
 
 
