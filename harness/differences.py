@@ -325,11 +325,12 @@ def _factors(folder: Path) -> dict[str, tuple[str, NDArray[np.float32], NDArray[
         other = entries.get(path.replace(".lora_A.", ".lora_B."))
         if other is None:
             raise CheckpointError(str(folder), f"{entry.name} has no lora_B beside it")
-        found[module] = (f"{module}.weight", _matrix(entry), scale * _matrix(other))
+        found[module] = (f"{module}.weight", floats(entry), scale * floats(other))
     return found
 
 
-def _matrix(entry: TensorEntry) -> NDArray[np.float32]:
+def floats(entry: TensorEntry) -> NDArray[np.float32]:
+    """The whole tensor as float32; for floating point types up to 32 bits."""
     raw = read_tensor(entry)
     if entry.dtype == "BF16":
         return (raw.astype(np.uint32) << 16).view(np.float32)

@@ -21,7 +21,7 @@ from tiny_models import make_checkpoint
 from harness.cli import app
 from harness.errors import DataError
 from harness.manifest import read_manifest
-from harness.tune.recipe import Recipe, RecipeError, read_record
+from harness.tune.recipe import Recipe, RecipeError, cost_of, read_record
 from harness.tune.sequence import SequencePlan, run
 
 SKILLS = ("colour", "count")
@@ -89,6 +89,10 @@ def test_a_sequence_leaves_stages_and_a_manifest_that_grows(place):
     assert [folder for folder, _ in seen] == ["sa_proj/seed0/1_colour", "sa_proj/seed0/2_count"]
     records = [read_record(place / "ft" / folder) for folder, _ in seen]
     assert [record.trained_on for record in records] == list(SKILLS)
+    cost = cost_of(records)
+    assert cost.train_seconds == sum(record.train_seconds for record in records)
+    assert cost.trainable_share == records[0].trainable_share
+    assert cost.energy_kwh is None or cost.energy_kwh > 0
     # Each stage started from the one before it.
     assert records[0].start_fingerprint != records[1].start_fingerprint
     run(plan(components=("norms",), recipe=Recipe(max_steps=1, seed=3)), lambda *_: None)

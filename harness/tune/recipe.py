@@ -8,7 +8,7 @@ torch here, so that judging a study can read the records.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -160,3 +160,34 @@ def read_record(folder: Path) -> StageRecord | None:
         return None
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(str(folder), f"{RECORD_FILE} cannot be read: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a strategy costs, over the stages of one run."""
+
+    trainable_share: float
+    """Largest of the stages."""
+    train_seconds: float
+    """Sum."""
+    peak_memory_gb: float
+    """Largest."""
+    tokens: int
+    """Sum."""
+    energy_kwh: float | None
+    """Sum; None unless every stage knows it."""
+    co2_kg: float | None
+
+
+def cost_of(records: Sequence[StageRecord]) -> Cost:
+    """The cost of one run from its stages' records; at least one."""
+    energy = [record.energy_kwh for record in records if record.energy_kwh is not None]
+    carbon = [record.co2_kg for record in records if record.co2_kg is not None]
+    return Cost(
+        trainable_share=max(record.trainable_share for record in records),
+        train_seconds=sum(record.train_seconds for record in records),
+        peak_memory_gb=max(record.peak_memory_gb for record in records),
+        tokens=sum(record.tokens for record in records),
+        energy_kwh=sum(energy) if len(energy) == len(records) else None,
+        co2_kg=sum(carbon) if len(carbon) == len(records) else None,
+    )

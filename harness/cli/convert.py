@@ -1,0 +1,45 @@
+"""`forgeteval convert`: checkpoints of the LLaVA repository into the transformers format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLES = """
+Example:
+
+    forgeteval convert ckpt/exp_sa-trained_on_cub200/checkpoint-360
+      --base models/llava-onevision-hf --out ckpt/hf/sa/1_cub200
+"""
+
+
+def convert(
+    stage: Annotated[Path, typer.Argument(help="Folder in the LLaVA repository's format.")],
+    base: Annotated[Path, typer.Option(help="The base in transformers format.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+) -> None:
+    """Convert once, and say what differs from the base: that is what was trained."""
+    from rich.console import Console
+
+    from harness.audit import component_moves
+    from harness.convert import convert as convert_stage
+
+    console = Console()
+    done = convert_stage(stage, base, out)
+    moved = [m for m in component_moves(done.parity) if m.tensors_moved]
+    parts = ", ".join(f"{m.component} ({m.tensors_moved} of {m.tensors} tensors)" for m in moved)
+    console.print(
+        f"{out}: {done.tensors} tensors, {done.rows_from_base} token rows from the base",
+        f"differs from the base in: {parts or 'nothing'}",
+        sep="\n",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `convert`."""
+    app.command(epilog=EXAMPLES)(convert)
