@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 STRATEGIES ?= llm sa_proj mlp mlp_gate_up
 
-.PHONY: demo test unit lint lock results clean help
+.PHONY: demo test unit lint lock results readme clean help
 
 help:
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -54,6 +54,9 @@ COMPILE := pip compile pyproject.toml --universal --python-version 3.11 --overri
 lock: ## compile the hashed requirements from pyproject.toml
 	$(UV) $(COMPILE) --extra demo -o requirements/run.txt
 	$(UV) $(COMPILE) --extra demo --extra lm-eval --extra ray --group dev -o requirements/dev.txt
+
+readme: $(VENV)/.dev ## write real output into README.md
+	$(BIN)/python docs/refresh_readme.py
 
 clean: ## remove environments and what the demo made
 	rm -rf $(VENV) .uv demo demo3

@@ -1,0 +1,48 @@
+"""Writes real output into README.md: each block after `<!-- output: COMMAND -->` is what it prints.
+
+    .venv/bin/python docs/refresh_readme.py           # rewrite
+    .venv/bin/python docs/refresh_readme.py --check   # exit 1 when a block is out of date
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+BLOCK = re.compile(r"(<!-- output: (?P<command>.+?) -->\n```(?:text)?\n)(?P<body>.*?)(\n```)", re.S)
+
+
+def output_of(command: str) -> str:
+    """What a command prints in 80 columns, without trailing spaces; `| head -N` is understood."""
+    command, _, head = command.partition(" | head -")
+    words = shlex.split(command)
+    words[:1] = [sys.executable, "-m", "harness"]
+    environment = {**os.environ, "COLUMNS": "80", "TERM": "dumb", "NO_COLOR": "1"}
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{command}: exit code {done.returncode}\n{done.stderr}")
+    lines = [line.rstrip() for line in done.stdout.strip("\n").splitlines()]
+    return "\n".join(lines[: int(head)] if head else lines)
+
+
+def refreshed(text: str) -> str:
+    """The README with every output block made anew."""
+    return BLOCK.sub(lambda m: f"{m[1]}{output_of(m['command'])}{m[4]}", text)
+
+
+def main() -> None:
+    old = README.read_text(encoding="utf-8")
+    new = refreshed(old)
+    if "--check" in sys.argv:
+        sys.exit("README.md: its output blocks are out of date; run `make readme`" * (new != old))
+    README.write_text(new, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
