@@ -58,6 +58,12 @@ class CheckpointError(UserError):
     """A checkpoint that cannot be loaded: missing, torn, of another architecture, or unsafe."""
 
 
+class EngineError(UserError):
+    """An engine that died or cannot go on: no request is at fault, what it owed is still owed."""
+
+    code = EXIT_FAILED
+
+
 class DataError(UserError):
     """A data source that does not have what its task needs."""
 

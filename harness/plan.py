@@ -88,20 +88,27 @@ class Memory:
     def __init__(self, file: Path, *, verify: bool = False):
         self._file = file
         self._verify = verify
+        self._known: dict[str, Any] = {}
         try:
-            self._known = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            self._known = {}
+            known = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            known = None  # only time is lost
+        if isinstance(known, dict):
+            self._known = known
         self._changed = False
 
     def recall(self, key: str, stamps: object, compute: Callable[[], Any]) -> Any:
-        """The remembered JSON value for `key` if `stamps` are unchanged, else `compute()`."""
+        """The remembered JSON value for `key` if `stamps` are unchanged, else `compute()`.
+
+        A remembered value that is neither a text nor a pair of text and number was written by
+        somebody else and is not believed.
+        """
         stamp = hashlib.sha256(json.dumps(stamps, default=str).encode()).hexdigest()
-        found = self._known.get(key) if isinstance(self._known, dict) else None
-        if not self._verify and isinstance(found, list) and found[0] == stamp:
-            return found[1]
+        match self._known.get(key):
+            case [known, (str() | [str(), int()]) as value] if known == stamp and not self._verify:
+                return value
         value = compute()
-        self._known = (self._known if isinstance(self._known, dict) else {}) | {key: [stamp, value]}
+        self._known[key] = [stamp, value]
         self._changed = True
         return value
 

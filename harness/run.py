@@ -1,20 +1,32 @@
 """The sweep: one live engine visits every checkpoint that owes cells, answers go to the store.
 
 Nothing here knows a model or a metric. A checkpoint or a task that cannot run becomes a
-`Failure` at the end; the rest is finished. Ctrl-C ends cleanly: what was answered stays.
+`Failure` at the end; the rest is finished. An engine that dies is started once more for what it
+still owes. Ctrl-C ends cleanly: what was answered stays.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
-from harness.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, CheckpointError, DataError
+from harness.errors import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    CheckpointError,
+    DataError,
+    EngineError,
+    UserError,
+)
 from harness.plan import Benchmark, Cell, Failure, Plan, requests
-from harness.store import Store
-from harness.types import Engine, Prediction, Profile, Request
+from harness.store import Journal, Store
+from harness.types import Checkpoint, Engine, Prediction, Profile, Request
 
 # Answers are made durable in groups: at most this many, or this old in seconds.
 FLUSH_COUNT = 64
@@ -56,6 +68,8 @@ class Outcome:
     """Loading each later checkpoint."""
     task_seconds: dict[str, list[float]] = field(default_factory=dict)
     """task -> [requests, seconds] answered: what the next estimate is made of."""
+    n_restarts: int = 0
+    """How often an engine that died was started again for what it owed."""
 
     @property
     def exit_code(self) -> int:
@@ -74,8 +88,9 @@ def sweep(
 ) -> Outcome:
     """Answers every owed cell of `plan`, one engine for all checkpoints.
 
-    `make_engine` is called only if something is owed. Returns when all is done, failed, or the
-    user pressed Ctrl-C; predictions that arrived are in the store in each case.
+    `make_engine` is called only if something is owed, and again if an engine died. Returns when
+    all is done, failed, or the user pressed Ctrl-C; predictions that arrived are in the store in
+    each case. Raises what `make_engine` says of wrong options, and ResultsError.
     """
     outcome = Outcome()
     started = time.monotonic()
@@ -83,16 +98,15 @@ def sweep(
     cells = [cell for _, group in owed for cell in group]
     watch.begin(sum(cell.n for cell in cells), len(cells))
     prepared = Requests(plan, store, profile)
-    engine: Engine | None = None
+    live = LiveEngine(make_engine, store.folder / "logs")
     try:
         for checkpoint, group in owed:
             labels = _labels(plan, checkpoint.fingerprint)
             watch.checkpoint(labels)
             began = time.monotonic()
             try:
-                engine = engine or make_engine()
-                engine.load(checkpoint)
-            except CheckpointError as error:
+                live.load(checkpoint)
+            except (CheckpointError, EngineError) as error:
                 outcome.failures.append(Failure(labels, str(error)))
                 continue
             if outcome.start_seconds is None:
@@ -102,16 +116,101 @@ def sweep(
             for cell in group:
                 watch.task(cell.task)
                 try:
-                    _answer(engine, cell, prepared, store, watch, outcome)
+                    _answer(live, cell, prepared, store, watch, outcome)
                 except DataError as error:
                     outcome.failures.append(Failure(cell.task, str(error)))
+                except (CheckpointError, EngineError) as error:
+                    outcome.failures.append(Failure(f"{labels}, {cell.task}", str(error)))
     except KeyboardInterrupt:
         outcome.interrupted = True
     finally:
-        if engine is not None:
-            engine.close()
+        live.close()
     outcome.seconds = time.monotonic() - started
     return outcome
+
+
+class LiveEngine:
+    """The engine of a sweep: made when it is first needed, dropped when it dies.
+
+    Engines and their libraries raise anything. Whatever is no error of ours counts as the
+    engine's death: an `EngineError` with the class's name, the traceback in `logs`.
+    """
+
+    def __init__(self, make: Callable[[], Engine], logs: Path):
+        self._make = make
+        self._logs = logs
+        self._engine: Engine | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether there is an engine that has not died."""
+        return self._engine is not None
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Make `checkpoint` the one that answers, on a new engine where there is none.
+
+        An engine that dies of a swap is replaced once. Raises CheckpointError, EngineError.
+        """
+        swapped = self.alive
+        try:
+            self._load(checkpoint)
+        except EngineError:
+            if not swapped:
+                raise
+            self._load(checkpoint)
+
+    def ask(self, cell: Cell, owed: Sequence[Request]) -> Iterator[Prediction]:
+        """The loaded checkpoint's predictions, in any order. Raises EngineError."""
+        assert self._engine is not None
+        likelihood = cell.signature["scoring"] == "loglikelihood" and all(r.choices for r in owed)
+        answer = self._engine.log_likelihood if likelihood else self._engine.generate
+        died: EngineError | None = None
+        try:
+            yield from answer(owed)
+        except UserError as error:
+            if not isinstance(error, EngineError):
+                raise
+            died = error
+        except Exception as error:  # the boundary that this class is
+            died = self._death(error, f"{cell.checkpoint.fingerprint[:12]}-{cell.task}")
+        # Outside the handlers: an error that is being handled would keep the dead model in memory.
+        if died:
+            self.close()
+            raise died
+
+    def close(self) -> None:
+        """Ends the engine, if there is one."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            # Boundary: a dead engine may fail to close, and everything it said is stored.
+            with contextlib.suppress(Exception):
+                engine.close()
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        died: EngineError | None = None
+        try:
+            self._engine = self._engine or self._make()
+            self._engine.load(checkpoint)
+        except UserError as error:
+            if not isinstance(error, EngineError):
+                raise
+            died = error
+        except Exception as error:  # the boundary that this class is
+            died = self._death(error, f"{checkpoint.fingerprint[:12]}-load")
+        if died:
+            self.close()
+            raise died
+
+    def _death(self, error: Exception, name: str) -> EngineError:
+        """The error in one line; its traceback goes to a log file."""
+        log = self._logs / f"{name}.log"
+        text = "".join(traceback.format_exception(error))
+        with contextlib.suppress(OSError):  # on a full disk the message alone must do
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_text(text, encoding="utf-8", errors="backslashreplace")
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        died = f"died with {type(error).__name__}" + (f": {reason}" if reason else "")
+        return EngineError("engine", f"{died}; what it raised is in logs/{log.name}")
 
 
 class Requests:
@@ -136,12 +235,41 @@ class Requests:
 
 
 def _answer(
-    engine: Engine, cell: Cell, prepared: Requests, store: Store, watch: Watch, outcome: Outcome
+    live: LiveEngine, cell: Cell, prepared: Requests, store: Store, watch: Watch, outcome: Outcome
 ) -> None:
-    """Answers what a cell owes and seals it."""
+    """Answers what a cell owes and seals it; an engine that dies is started again once."""
     asked = prepared.of(cell.task)
     journal = store.journal(cell.task, cell.signature)
     watch.answered(len(journal.done), sum(p.status != "ok" for p in journal.done.values()))
+    began = time.monotonic()
+    before = outcome.n_answered
+    for last in (False, True):
+        try:
+            if not live.alive:  # it died just now, or of the cell before
+                outcome.n_restarts += 1
+                live.load(cell.checkpoint)
+            _collect(live, cell, asked, journal, watch, outcome)
+            break
+        except EngineError:
+            if last:
+                raise
+    spent = outcome.task_seconds.setdefault(cell.task, [0.0, 0.0])
+    spent[0] += outcome.n_answered - before
+    spent[1] += time.monotonic() - began
+    journal.seal([request.sample_id for request in asked])
+    outcome.n_sealed += 1
+    watch.sealed()
+
+
+def _collect(
+    live: LiveEngine,
+    cell: Cell,
+    asked: Sequence[Request],
+    journal: Journal,
+    watch: Watch,
+    outcome: Outcome,
+) -> None:
+    """Asks what the journal lacks; what arrives is in the journal however this ends."""
     waiting: list[Prediction] = []
     flushed = time.monotonic()
 
@@ -156,10 +284,8 @@ def _answer(
         flushed = time.monotonic()
 
     owed = [request for request in asked if request.sample_id not in journal.done]
-    began = time.monotonic()
-    ask = engine.log_likelihood if _by_likelihood(cell, owed) else engine.generate
     try:
-        for prediction in ask(owed):
+        for prediction in live.ask(cell, owed) if owed else ():
             waiting.append(prediction)
             if len(waiting) >= FLUSH_COUNT or time.monotonic() - flushed > FLUSH_SECONDS:
                 flush()
@@ -167,16 +293,12 @@ def _answer(
         if waiting:
             flush()
         journal.close()
-    spent = outcome.task_seconds.setdefault(cell.task, [0.0, 0.0])
-    spent[0] += len(owed)
-    spent[1] += time.monotonic() - began
-    journal.seal([request.sample_id for request in asked])
-    outcome.n_sealed += 1
-    watch.sealed()
-
-
-def _by_likelihood(cell: Cell, owed: Sequence[Request]) -> bool:
-    return cell.signature["scoring"] == "loglikelihood" and all(r.choices for r in owed)
+    left = [request.sample_id for request in owed if request.sample_id not in journal.done]
+    if left:
+        live.close()
+        raise EngineError(
+            "engine", f"ended without answering {len(left)} requests, the first {left[0]!r}"
+        )
 
 
 def _labels(plan: Plan, fingerprint: str) -> str:

@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.errors import ResultsError
+from harness.errors import DataError, ResultsError
 from harness.types import Prediction, Sample
 
 SCHEMA_VERSION = 1
@@ -111,31 +111,31 @@ class Store:
             }
             for s in samples
         ]
-        _write_parquet(file, pa.Table.from_pylist(rows, SAMPLE_SCHEMA), {"data": data})
+        try:
+            table = pa.Table.from_pylist(rows, SAMPLE_SCHEMA)
+        except UnicodeEncodeError:
+            raise DataError(
+                task, "an id, question or answer holds half a character (a lone surrogate such as "
+                "\\ud800), which no file can hold; mend the data"
+            ) from None  # fmt: skip
+        _write_parquet(file, table, {"data": data})
 
     def read_samples(self, task: str, data: str) -> list[Sample]:
         """The samples as scoring sees them: everything but the images."""
-        rows = _read_parquet(self.samples_file(task, data))[0].to_pylist()
-        return [
-            Sample(
-                id=row["sample_id"],
-                question=row["question"],
-                answers=tuple(row["answers"]),
-                choices=tuple(row["choices"]),
-                group=row["group"],
-                answer_type=row["answer_type"],
-                chance=row["chance"],
-                doc=json.loads(row["doc"]),
-            )
-            for row in rows
-        ]
+        file = self.samples_file(task, data)
+        rows = _read_parquet(file, SAMPLE_SCHEMA)[0].to_pylist()
+        try:
+            return [_sample(row) for row in rows]
+        except (TypeError, ValueError, RecursionError):
+            place = f"{file.parent.name}/{file.name}"
+            raise ResultsError(place, "was not written by forgeteval, or is torn") from None
 
     def read_cell(self, task: str, cell: str) -> tuple[pa.Table, dict[str, Any]]:
         """A sealed cell and its metadata (`signature`, `n`, `n_failed`, `digest`).
 
         Raises ResultsError when the file was changed since it was sealed.
         """
-        table, metadata = _read_parquet(self.cell_file(task, cell))
+        table, metadata = _read_parquet(self.cell_file(task, cell), CELL_SCHEMA)
         if metadata.get("digest") != _table_digest(table):
             name = self.cell_file(task, cell).name
             raise ResultsError(f"cells/{task}/{name}", "its content does not match its checksum")
@@ -181,8 +181,11 @@ class Journal:
 
     def append(self, predictions: Sequence[Prediction]) -> None:
         """Adds predictions and returns when they are on the disk."""
+        predictions = [
+            replace(p, text=_writable(p.text), reason=_writable(p.reason)) for p in predictions
+        ]
         lines = [json.dumps(asdict(p), ensure_ascii=False, default=dict) for p in predictions]
-        data = "".join(line + "\n" for line in lines).encode("utf-8", "replace")
+        data = "".join(line + "\n" for line in lines).encode()
         with _writing(self.file):
             if self._stream is None:
                 self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -199,11 +202,7 @@ class Journal:
     def seal(self, order: Sequence[str]) -> None:
         """Turns the journal into a sealed cell with rows in the order of the task's samples."""
         self.close()
-        rows = [asdict(self.done[sample_id]) for sample_id in order]
-        for row in rows:
-            row["class_mass"] = (
-                None if row["class_mass"] is None else list(row["class_mass"].items())
-            )
+        rows = [_row(self.done[sample_id]) for sample_id in order]
         table = pa.Table.from_pylist(rows, CELL_SCHEMA)
         failed = sum(row["status"] != "ok" for row in rows)
         metadata = {"signature": dict(self.signature), "n": len(rows), "n_failed": failed}
@@ -215,6 +214,26 @@ class Journal:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
+
+
+def _row(prediction: Prediction) -> dict[str, Any]:
+    """The prediction as a row of `CELL_SCHEMA`."""
+    row = asdict(prediction)
+    mass = row["class_mass"]
+    return row | {"class_mass": None if mass is None else list(mass.items())}
+
+
+def _sample(row: Mapping[str, Any]) -> Sample:
+    return Sample(
+        id=row["sample_id"],
+        question=row["question"],
+        answers=tuple(row["answers"]),
+        choices=tuple(row["choices"]),
+        group=row["group"],
+        answer_type=row["answer_type"],
+        chance=row["chance"],
+        doc=json.loads(row["doc"]),
+    )
 
 
 def _prediction(row: dict[str, Any]) -> Prediction:
@@ -232,8 +251,9 @@ def read_json(file: Path) -> dict[str, Any]:
         value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ResultsError(file.parent.name, f"{file.name} is missing") from None
-    except (OSError, ValueError) as error:
-        raise ResultsError(f"{file.parent.name}/{file.name}", f"cannot be read: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ResultsError(f"{file.parent.name}/{file.name}", f"cannot be read: {why}") from None
     if not isinstance(value, dict):
         raise ResultsError(f"{file.parent.name}/{file.name}", "holds no JSON object")
     return value
@@ -280,22 +300,28 @@ def _write_parquet(file: Path, table: pa.Table, metadata: Mapping[str, Any]) -> 
     write_atomically(file, sink.getvalue().to_pybytes())
 
 
-def _read_parquet(file: Path) -> tuple[pa.Table, dict[str, Any]]:
+def _read_parquet(file: Path, schema: pa.Schema) -> tuple[pa.Table, dict[str, Any]]:
     place = f"{file.parent.name}/{file.name}"
     try:
         table = pq.ParquetFile(file, page_checksum_verification=True).read()
         metadata = json.loads((table.schema.metadata or {})[METADATA_KEY])
         version = metadata["schema"]
+        # Arrow believes a file's strings to be UTF-8; later readers would not.
+        table.validate(full=True)
     except FileNotFoundError:
         raise ResultsError(place, "is missing") from None
-    except (KeyError, TypeError, ValueError):
-        raise ResultsError(place, "was not written by forgeteval, or is torn") from None
+    # Before ValueError, which some of Arrow's own errors are too.
     except (pa.ArrowException, OSError) as error:
-        raise ResultsError(place, f"cannot be read: {str(error).splitlines()[0]}") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0].replace(str(file), place)
+        raise ResultsError(place, f"cannot be read: {reason}") from None
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise ResultsError(place, "was not written by forgeteval, or is torn") from None
     if version != SCHEMA_VERSION:
         raise ResultsError(
             place, f"has schema {version}, this program reads {SCHEMA_VERSION}; update forgeteval"
         )
+    if not table.schema.equals(schema, check_metadata=False):
+        raise ResultsError(place, "has other columns than forgeteval writes")
     return table, metadata
 
 
@@ -315,12 +341,39 @@ def _read_journal(file: Path) -> tuple[dict[str, Prediction], int]:
         return found, whole
     with file.open("rb") as stream:
         for line in stream:
-            try:
-                prediction = Prediction(**json.loads(line))
-            except (ValueError, TypeError):
-                break
-            if not line.endswith(b"\n"):
+            prediction = _journalled(line) if line.endswith(b"\n") else None
+            if prediction is None:
                 break
             found[prediction.sample_id] = prediction
             whole += len(line)
     return found, whole
+
+
+def _journalled(line: bytes) -> Prediction | None:
+    """The prediction in a line; None where it is torn, or holds what a cell cannot."""
+    try:
+        row = json.loads(line)
+        prediction = _prediction(row)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return prediction if _fits(prediction) else None
+
+
+def _fits(prediction: Prediction) -> bool:
+    """Whether `CELL_SCHEMA` can hold it: a journal may have been written by anybody."""
+    p = prediction
+    texts = (p.sample_id, p.text, p.finish_reason, p.reason)
+    counts = (p.n_prompt_tokens, p.n_tokens)
+    scores = [*(p.choice_scores or ()), *(p.class_mass or {}).values()]
+    return (
+        p.status in ("ok", "failed")
+        and all(isinstance(text, str) and _writable(text) == text for text in texts)
+        and all(type(count) is int and 0 <= count < 2**31 for count in counts)
+        and all(isinstance(score, float) for score in scores)
+        and all(isinstance(name, str) and _writable(name) == name for name in p.class_mass or ())
+    )
+
+
+def _writable(text: str) -> str:
+    """The text with half characters (lone surrogates), which no file can hold, replaced."""
+    return text.encode("utf-8", "replace").decode()
