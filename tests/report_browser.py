@@ -47,9 +47,9 @@ def opened(file: Path, **context: Any) -> Iterator[Opened]:
         page.on("pageerror", lambda error: found.errors.append(str(error)))
         page.on(
             "console",
-            lambda message: found.errors.append(message.text)
-            if message.type in ("error", "warning")
-            else None,
+            lambda message: (
+                found.errors.append(message.text) if message.type in ("error", "warning") else None
+            ),
         )
         page.goto(file.absolute().as_uri())
         yield found

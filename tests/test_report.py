@@ -6,6 +6,7 @@ import base64
 import csv
 import gzip
 import hashlib
+import io
 import json
 import math
 import re
@@ -16,12 +17,17 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+from replay import ReplayEngine
 from report_study import HOSTILE, make_study
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
+from harness import engines, study
 from harness.analysis import JudgeOptions
 from harness.cli import app
 from harness.report import drawing, foreign_text, latex, markdown, provenance
@@ -30,8 +36,11 @@ from harness.report.charts import WIDTHS
 from harness.report.content import Content, Wanted, gather
 from harness.report.csv_files import write_csv_files
 from harness.report.html import Form, page
+from harness.report.live import Quiet
+from harness.report.thumbnails import thumbnails
 from harness.report.words import WordReader
 from harness.scoring.study import read_scores
+from harness.types import Checkpoint, Request
 
 
 def wanted(folder: Path, **changes: Any) -> Wanted:
@@ -109,7 +118,7 @@ def test_charts_hold_the_deltas(content: Content) -> None:
 
 def test_checkpoint_paths_end_at_the_leaderboard(content: Content) -> None:
     layers = content.charts["plane"].spec("wide")["layer"]
-    paths = next(l["data"]["values"] for l in layers if "stage" in str(l.get("data", "")))
+    paths = next(x["data"]["values"] for x in layers if "stage" in str(x.get("data", "")))
     ends = {row["strategy"]: (row["x"], row["y"]) for row in paths}
     for row in content.view.judgement.leaderboard.itertuples():
         assert ends[row.strategy] == pytest.approx((row.heldout_final_pp, row.learning_pp))
@@ -260,6 +269,14 @@ def test_a_choice_of_samples_keeps_ids_and_answers_together(folder: Path) -> Non
         assert f"picture {int(sample[-4:])}?" in bench["texts"][question]
 
 
+def test_long_texts_mean_fewer_samples(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.report.content.MAX_CHARACTERS", 2000)
+    content = gather(wanted(folder), JudgeOptions())
+    assert content.answers is not None
+    assert 10 <= content.answers.n_shown < 100 and content.answers.n_characters <= 2000
+    assert "spread, half of those whose score changed" in page(content)
+
+
 # --- Studies with little to show -----------------------------------------------------------------
 
 
@@ -306,6 +323,84 @@ def test_audit_is_shown_where_it_was_made(content: Content, tmp_path: Path) -> N
     text = page(made)
     assert "&lt;b&gt;MISMATCH" in text and "Not made" not in text
     assert "Not made" in page(replace(content, charts={}))
+
+
+# --- A study of our own, with pictures and failures ------------------------------------------------
+
+MANIFEST = """
+study: tiny
+base: ckpt/base
+suite:
+  held_out: [words]
+  tasks: {words: {path: words.parquet, scorer: exact, columns: {group: picture}}}
+strategies:
+  llm: {stages: [{trained_on: words, path: ckpt/one}, {path: ckpt/two, name: later}]}
+"""
+
+
+@pytest.fixture
+def native(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A manifest that was scored by a replayed engine: later stages count instead of naming."""
+    for number, name in enumerate(("base", "one", "two")):
+        checkpoint = tmp_path / "ckpt" / name
+        checkpoint.mkdir(parents=True)
+        (checkpoint / "config.json").write_text(json.dumps({"model_type": "tiny"}))
+        (checkpoint / "tokenizer.json").write_text("{}")
+        (checkpoint / "processor_config.json").write_text("{}")
+        save_file({"w": np.full(4, number, np.float32)}, checkpoint / "model.safetensors")
+    pictures = []
+    for shade in range(10):
+        data = io.BytesIO()
+        Image.new("RGB", (300, 200), (25 * shade, 0, 0)).save(data, "PNG")
+        pictures.append({"bytes": data.getvalue(), "path": None})
+    rows = [
+        {"image": pictures[i // 2], "question": f"{i}?", "answer": "red", "id": str(i),
+         "picture": str(i // 2)}
+        for i in range(20)
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_parquet(tmp_path / "words.parquet")
+    manifest = tmp_path / "study.yaml"
+    manifest.write_text(MANIFEST.replace("trained_on: words, ", "name: first, "))
+
+    def answer(checkpoint: Checkpoint, request: Request) -> str:
+        counts = not checkpoint.path.endswith("base") and int(request.sample_id) < 12
+        return "3" if counts else "red"
+
+    monkeypatch.setattr(engines, "create", lambda kind, options: ReplayEngine(answer))
+    study.score(study.open_study(manifest, study.Options(results=tmp_path / "results")), Quiet())
+    return manifest
+
+
+def test_a_scored_study_has_pictures_rates_and_settings(native: Path) -> None:
+    folder = native.parent / "results" / "tiny"
+    content = gather(wanted(folder, manifest=native), JudgeOptions())
+    payload = samples_of(page(content))
+    assert len(payload["pictures"]) == 10
+    assert all(uri.startswith("data:image/jpeg;base64,") for uri in payload["pictures"])
+    shown = payload["benchmarks"][0]["pictures"]
+    assert sorted(shown) == sorted([i // 2 for i in range(20)])
+    assert "10 different pictures" in content.pictures.said
+    rates = content.charts["rates"].spec("wide")["data"]["values"]
+    assert [row["pct"] for row in rates] == pytest.approx([0, 60, 60])
+    assert content.provenance.settings.rows[0][0] == "words"
+    assert [row[3] for row in content.provenance.checkpoints.rows] == ["base", "first", "later"]
+    assert content.provenance.commands[0] == "forgeteval score checkpoints.yaml"
+
+
+def test_pictures_are_few_and_small(native: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.report.thumbnails.MAX_PICTURES", 3)
+    found = thumbnails(native, {"words": [str(i) for i in reversed(range(20))]})
+    assert len(found.uris) == 3
+    assert set(found.of["words"]) == {"19", "18", "17", "16", "15", "14"}
+    with Image.open(io.BytesIO(base64.b64decode(found.uris[0].split(",")[1]))) as picture:
+        assert max(picture.size) == 144
+
+
+def test_no_pictures_without_local_data(native: Path) -> None:
+    (native.parent / "words.parquet").unlink()
+    found = thumbnails(native, {"words": ["1"]})
+    assert found.uris == () or list(found.uris) == []
+    assert found.said.startswith("No pictures") and "words" in found.said
 
 
 # --- Files and command ---------------------------------------------------------------------------

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,7 +100,9 @@ def test_filters_agree_with_the_heatmap(desk: Opened) -> None:
     found = 0
     for run in ("llm, run 0", "llm, run 1"):
         desk.page.select_option("#f-view", label=run)
-        assert desk.page.locator("#f-benchmark").evaluate("e => e.selectedOptions[0].text") == "color"
+        assert (
+            desk.page.locator("#f-benchmark").evaluate("e => e.selectedOptions[0].text") == "color"
+        )
         found += count(desk)
     assert found == lost > 0
     ids = desk.page.locator(".sample .name").all_inner_texts()
@@ -136,10 +136,12 @@ def test_paths_changes_and_kinds_filter(desk: Opened) -> None:
 
 def test_search_finds_words_of_answers(desk: Opened) -> None:
     desk.page.select_option("#f-change", "")
+    from playwright.sync_api import expect
+
     desk.page.fill("#f-search", "PICTURE 7?")
-    desk.page.wait_for_function("document.getElementById('found').textContent === '10 samples'")
+    expect(desk.page.locator("#found")).to_have_text("10 samples")
     desk.page.fill("#f-search", "no such words")
-    desk.page.wait_for_function("document.getElementById('found').textContent === '0 samples'")
+    expect(desk.page.locator("#found")).to_have_text("0 samples")
 
 
 def test_pages_turn(desk: Opened) -> None:
@@ -188,7 +190,14 @@ def test_hostile_answers_are_text_and_nothing_runs(tmp_path: Path) -> None:
         browser = found.page
         browser.wait_for_selector(".sample")
         browser.select_option("#f-change", "")
-        for words in ("<script>document.title", "</script>", "onerror=", "{{7*7}}", "⟨u+202e⟩", "aaaaa"):
+        for words in (
+            "<script>document.title",
+            "</script>",
+            "onerror=",
+            "{{7*7}}",
+            "⟨u+202e⟩",
+            "aaaaa",
+        ):
             browser.fill("#f-search", words)
             browser.wait_for_timeout(300)
             assert count(found) > 0, words
@@ -250,10 +259,10 @@ def test_two_hundred_thousand_answers(tmp_path: Path) -> None:
     cost = json.loads(built.stdout)
     assert cost["seconds"] < 60 and cost["peak_mb"] < 2000, cost
     assert file.stat().st_size < 15_000_000
-    start = time.perf_counter()
     with opened(file, **LOOKS["light"]) as found:
         found.page.wait_for_selector(".sample")
-        opening = time.perf_counter() - start
+        # Milliseconds since the navigation began: loading, unpacking, the first page of samples.
+        opening = found.page.evaluate("performance.now()")
         slowest = found.page.evaluate(
             """() => {
               let slowest = 0;
@@ -267,7 +276,6 @@ def test_two_hundred_thousand_answers(tmp_path: Path) -> None:
               return slowest;
             }"""
         )
-    print(f"built {cost}, {file.stat().st_size / 1e6:.1f} MB, opened {opening:.1f} s, "
+    print(f"built {cost}, {file.stat().st_size / 1e6:.1f} MB, opened in {opening:.0f} ms, "
           f"slowest filter {slowest:.0f} ms")  # fmt: skip
-    assert slowest < 2000
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
+    assert opening < 2000 and slowest < 2000

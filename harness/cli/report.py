@@ -49,9 +49,7 @@ def report(
     baseline: Annotated[
         str | None, typer.Option(help="Strategy that the others are compared with.")
     ] = None,
-    dip: Annotated[
-        str | None, typer.Option(help="Stage after which recovery is measured.")
-    ] = None,
+    dip: Annotated[str | None, typer.Option(help="Stage after which recovery is measured.")] = None,
     images: Annotated[
         bool, typer.Option("--images/--no-images", help="Thumbnails, if STUDY is a manifest.")
     ] = True,
@@ -76,9 +74,7 @@ def report(
     file = Path(study)
     manifest = file if images and file.suffix in (".yaml", ".yml") else None
     wanted = Wanted(study, folder, results, manifest, samples=format_ == "html")
-    options = JudgeOptions(
-        scorer=scorer, level=level, margin_pp=margin, baseline=baseline, dip=dip
-    )
+    options = JudgeOptions(scorer=scorer, level=level, margin_pp=margin, baseline=baseline, dip=dip)
     target = out or folder / f"report{output.SUFFIXES[format_]}"
 
     def build() -> None:

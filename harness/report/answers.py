@@ -20,13 +20,15 @@ from numpy.typing import NDArray
 from harness.analysis.flips import RIGHT
 from harness.analysis.scores import BenchmarkScores, StageKey, StudyScores
 from harness.report import foreign_text
-from harness.report.words import Words, WordReader
+from harness.report.words import WordReader, Words
 from harness.scoring.answer_type import classify
 
 # Answers (samples x checkpoints) in one page: about 10 bytes each once compressed.
 MAX_ROWS = 250_000
 # Characters shown of one text; a repetition that runs to the token limit says no more than this.
 TEXT_LIMIT = 300
+# Characters of different texts in one page; they compress about three to one.
+MAX_CHARACTERS = 20_000_000
 # Characters looked at to tell an answer's type: what follows cannot change it but to `repetition`.
 TYPE_LIMIT = 2000
 FLOWS_SHOWN = 12
@@ -59,6 +61,11 @@ class Answers:
     """strategy, stage, before, after, n, share_pct: the largest moves between kinds."""
     n_shown: int
     n_samples: int
+
+    @property
+    def n_characters(self) -> int:
+        """Of all different texts: what decides the size of a page."""
+        return sum(len(text) for bench in self.payload["benchmarks"] for text in bench["texts"])
 
 
 def choose(scores: StudyScores, scorer: str, max_rows: int = MAX_ROWS) -> dict[str, Chosen]:
@@ -120,9 +127,7 @@ def collect(
         }
         if bench.role == "held_out":
             counts.add(kinds, np.isin(samples, chosen[name].even))
-        benchmarks.append(
-            _packed(scores, bench, samples, words, kinds, pictures.get(name, {}))
-        )
+        benchmarks.append(_packed(scores, bench, samples, words, kinds, pictures.get(name, {})))
     payload = {
         "views": _views(scores),
         "types": list(TYPES),
@@ -211,7 +216,9 @@ class TypeCounts:
         self._given: dict[StageKey, Counter[str]] = {}
         self._moves: dict[tuple[str, int], Counter[tuple[str, str]]] = {}
 
-    def add(self, kinds: Mapping[StageKey, Sequence[str | None]], counted: NDArray[np.bool_]) -> None:
+    def add(
+        self, kinds: Mapping[StageKey, Sequence[str | None]], counted: NDArray[np.bool_]
+    ) -> None:
         """Count one benchmark's answers where `counted` (n,) is true."""
         where = np.flatnonzero(counted).tolist()
         for key, found in kinds.items():

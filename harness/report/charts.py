@@ -1,4 +1,4 @@
-"""Charts: what the report draws, each as a Vega-Lite specification with words and numbers beside it.
+"""Charts: what the report draws, as Vega-Lite specifications with words and numbers beside them.
 
 Why Vega-Lite: one specification gives the page's SVG, the PNG of a paper and the data behind both,
 and `vl-convert-python` renders it without a browser and without the network. The page holds the
@@ -82,7 +82,7 @@ def charts_of(view: View, types: pd.DataFrame | None = None) -> list[Chart]:
 def plane(view: View) -> Chart | None:
     """Strategies by learning and held-out change, with intervals, front and checkpoint paths."""
     board = view.judgement.leaderboard
-    points = [
+    points: list[dict[str, Any]] = [
         {
             "strategy": foreign_text.name(str(row["strategy"])),
             "x": _number(row["heldout_final_pp"]),
@@ -135,10 +135,11 @@ def checkpoint_paths(view: View) -> list[dict[str, Any]]:
     """Each strategy's way through the plane: at stage t the held-out change, and the mean gain of
     the targets taught so far at their own stage. Ends at the leaderboard's point."""
     scores = view.judgement.scores
+    known = scores[["strategy", "stage", "trained_on"]].drop_duplicates()
     taught = {
-        (row.strategy, int(row.stage)): row.trained_on
-        for row in scores[["strategy", "stage", "trained_on"]].drop_duplicates().itertuples()
-        if row.trained_on in view.benchmarks
+        (str(strategy), int(stage)): str(target)
+        for strategy, stage, target in known.itertuples(index=False, name=None)
+        if target in view.benchmarks
     }
     steps: list[dict[str, Any]] = []
     for strategy in view.strategies:
@@ -461,16 +462,17 @@ def split(view: View) -> Chart | None:
     ]
     if not any(row["delta"] is not None for row in rows):
         return None
-    by_stage = pd.DataFrame(rows).pivot_table(
-        index=["strategy", "stage"], columns="kind", values="delta", sort=False
-    )
-    lowest = by_stage.sum(axis=1).idxmin()
-    parts = by_stage.loc[lowest]
+    points: dict[tuple[str, str], dict[str, float]] = {}
+    for row in rows:
+        if row["delta"] is not None:
+            parts = points.setdefault((str(row["strategy"]), str(row["place"])), {})
+            parts[str(row["kind"])] = float(row["delta"])
+    (who, where), deepest = min(points.items(), key=lambda item: sum(item[1].values()))
     return Chart(
         "split",
         "Form or knowledge",
-        f"At the deepest point ({lowest[0]} after {labels[int(lowest[1])]}) "
-        + " and ".join(f"{signed(parts[kind])} pp is {kind}" for kind, _ in kinds)
+        f"At the deepest point ({who} after {where}) "
+        + " and ".join(f"{signed(deepest.get(kind))} pp is {kind}" for kind, _ in kinds)
         + ".",
         lambda width: _split_spec(view, rows, [kind for kind, _ in kinds], width),
         _wide_table(view, rows, "Strategy", "strategy", "Part", "kind"),
@@ -479,9 +481,7 @@ def split(view: View) -> Chart | None:
     )
 
 
-def _split_spec(
-    view: View, rows: list[dict[str, Any]], kinds: Sequence[str], width: Width
-) -> Spec:
+def _split_spec(view: View, rows: list[dict[str, Any]], kinds: Sequence[str], width: Width) -> Spec:
     columns = _columns(len(view.strategies), width)
     y: Spec = {"field": "delta", "type": "quantitative", "title": "pp"}
     colour = {
@@ -499,7 +499,7 @@ def _split_spec(
 
 
 def rates(view: View) -> Chart | None:
-    """Rates of the drift diagnostics on held-out benchmarks (bare numbers, number mass) by stage."""
+    """Drift rates on held-out benchmarks (bare numbers, number mass) by stage."""
     rows = held_out_rates(view)
     if not rows:
         return None
@@ -587,7 +587,7 @@ def answer_types(view: View, types: pd.DataFrame | None) -> Chart | None:
     labels = {place.stage: place.label for place in view.places}
     known = list(dict.fromkeys([*TYPE_COLOURS, *types["type"]]))
     order = {kind: i for i, kind in enumerate(known)}
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "strategy": foreign_text.name(str(row["strategy"])),
             "stage": int(row["stage"]),
@@ -602,16 +602,18 @@ def answer_types(view: View, types: pd.DataFrame | None) -> Chart | None:
         for _, row in types.iterrows()
     ]
     used = [kind for kind in known if kind in set(types["type"])]
-    base = types[types["stage"] == 0].groupby("type")["share_pct"].mean()
-    moved = types[types["stage"] > 0].copy()
-    moved["shift"] = moved["share_pct"] - moved["type"].map(base).fillna(0.0)
+    base = {(row["strategy"], row["type"]): row["pct"] for row in rows if row["stage"] == 0}
+    rises = [
+        (row["pct"] - base.get((row["strategy"], row["type"]), 0.0), row)
+        for row in rows
+        if row["stage"] > 0
+    ]
     summary = "Shares of answer types on held-out questions."
-    if len(moved):
-        top = moved.loc[moved["shift"].idxmax()]
+    if rises:
+        rise, row = max(rises, key=lambda pair: pair[0])
         summary += (
-            f" Largest rise: {str(top['type']).replace('_', '/')} under "
-            f"{foreign_text.name(str(top['strategy']))} after {labels[int(top['stage'])]}, "
-            f"{signed(top['shift'])} pp."
+            f" Largest rise: {row['type']} under {row['strategy']} after {row['place']}, "
+            f"{signed(rise)} pp."
         )
     return Chart(
         "answer-types",

@@ -13,7 +13,15 @@ import pandas as pd
 from harness.analysis import JudgeOptions, judge
 from harness.analysis.scores import StudyScores
 from harness.report import foreign_text
-from harness.report.answers import Answers, Chosen, changed_samples, choose, collect
+from harness.report.answers import (
+    MAX_CHARACTERS,
+    MAX_ROWS,
+    Answers,
+    Chosen,
+    changed_samples,
+    choose,
+    collect,
+)
 from harness.report.charts import MARKS, Chart, charts_of
 from harness.report.numerals import interval, plain, signed
 from harness.report.provenance import Provenance, Table, provenance
@@ -113,12 +121,7 @@ def gather(wanted: Wanted, options: JudgeOptions) -> Content:
     view = View(judge(scores, options))
     pictures, answers = NO_PICTURES, None
     if wanted.samples:
-        chosen = choose(scores, view.judgement.scorer)
-        if wanted.manifest is not None:
-            pictures = thumbnails(wanted.manifest, _most_wanted(scores, view, chosen))
-        reader = WordReader(scores, wanted.study_dir)
-        answers = collect(scores, reader, chosen, pictures.of)
-        answers = _with_starts(answers, scores, view)
+        pictures, answers = _samples(wanted, scores, view)
     charts = charts_of(view, None if answers is None else answers.types)
     return Content(
         view=view,
@@ -136,6 +139,21 @@ def gather(wanted: Wanted, options: JudgeOptions) -> Content:
         pictures=pictures,
         provenance=provenance(wanted.study_dir, scores, view, wanted.target, wanted.results),
     )
+
+
+def _samples(wanted: Wanted, scores: StudyScores, view: View) -> tuple[Thumbnails, Answers]:
+    """As many samples as fit: half as many where their texts are long, and so on."""
+    reader = WordReader(scores, wanted.study_dir)
+    max_rows = MAX_ROWS
+    while True:
+        chosen = choose(scores, view.judgement.scorer, max_rows)
+        pictures = NO_PICTURES
+        if wanted.manifest is not None:
+            pictures = thumbnails(wanted.manifest, _most_wanted(scores, view, chosen))
+        answers = collect(scores, reader, chosen, pictures.of)
+        if answers.n_characters <= MAX_CHARACTERS or answers.n_shown <= len(scores.benchmarks):
+            return pictures, _with_starts(answers, scores, view)
+        max_rows = min(max_rows, answers.n_shown * len(scores.stages)) // 2
 
 
 def _most_wanted(

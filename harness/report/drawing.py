@@ -20,10 +20,14 @@ PNG_SCALE = 2.0
 _SVG = "{http://www.w3.org/2000/svg}"
 _ELEMENTS = frozenset({"svg", "g", "path", "rect", "line", "text", "tspan", "clipPath", "defs"})
 _ATTRIBUTES = frozenset(
-    "d x y x1 y1 x2 y2 dx dy width height viewBox transform fill stroke opacity fill-opacity "
-    "stroke-opacity stroke-width stroke-dasharray stroke-dashoffset stroke-miterlimit "
-    "stroke-linecap stroke-linejoin text-anchor font-size font-weight font-style clip-path id".split()
-)
+    {
+        "clip-path", "d", "dx", "dy", "fill", "fill-opacity", "font-size", "font-style",
+        "font-weight", "height", "id", "opacity", "stroke", "stroke-dasharray",
+        "stroke-dashoffset", "stroke-linecap", "stroke-linejoin", "stroke-miterlimit",
+        "stroke-opacity", "stroke-width", "text-anchor", "transform", "viewBox", "width", "x",
+        "x1", "x2", "y", "y1", "y2",
+    }
+)  # fmt: skip
 _LOCAL_CLIP = re.compile(r"url\(#([\w-]+)\)")
 # Colours of the specifications -> variables of the page, so that one drawing serves both themes.
 VARIABLES = {

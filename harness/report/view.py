@@ -72,7 +72,9 @@ class View:
     @cached_property
     def _parts(self) -> Mapping[tuple[str, str], pd.DataFrame]:
         ordered = self.changes.sort_values("to_stage", kind="stable")
-        return {(str(s), str(b)): part for (s, b), part in ordered.groupby(["strategy", "benchmark"])}
+        return {
+            (str(s), str(b)): part for (s, b), part in ordered.groupby(["strategy", "benchmark"])
+        }
 
     @cached_property
     def stage_names(self) -> Mapping[tuple[str, int], str]:
