@@ -28,8 +28,8 @@ from harness.errors import DataError, Problem, SampleError
 from harness.images import CellImage, FileImage, UrlImage
 from harness.types import Image
 
-# Pieces of columns kept in memory (bytes): enough for several row groups of page scans.
-PIECES_BYTES = 256_000_000
+# Pieces of columns kept in memory (bytes); the newest is kept whatever its size.
+PIECES_BYTES = 100_000_000
 # Names of columns whose text is a path to an image.
 IMAGE_COLUMN = re.compile(r"images?|image_\d+|image_path|file_name")
 # A list cell or a CSV field beyond this is no question of a benchmark.
@@ -96,9 +96,13 @@ class _Pieces:
             if key not in self._held:
                 self._held[key] = array
                 self._size += array.nbytes
+            grown = self._size > self._limit and len(self._held) > 1
             while self._size > self._limit and len(self._held) > 1:
                 _, dropped = self._held.popitem(last=False)
                 self._size -= dropped.nbytes
+                del dropped
+        if grown:  # Arrow's allocator would keep what was dropped
+            pa.default_memory_pool().release_unused()
         return array
 
 
