@@ -154,6 +154,7 @@ def test_a_killed_training_resumes_to_the_same_weights(bases, tmp_path):
     assert not list(tmp_path.glob("*.partial")) and not (tmp_path / "cut" / "states").exists()
 
 
+@pytest.mark.slow
 def test_the_seed_decides_the_weights(bases, tmp_path):
     base = bases("qwen2_5_vl")
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -192,6 +193,7 @@ def test_lora_leaves_an_adapter_that_goes_on(bases, tmp_path):
         tune_stage(base, "norms", EXAMPLES, tmp_path / "x", recipe)
 
 
+@pytest.mark.slow
 def test_distillation_holds_the_stage_back(bases, tmp_path):
     base = bases("qwen2_5_vl")
     recipe = replace(RECIPE, max_steps=8, learning_rate=3e-3)
