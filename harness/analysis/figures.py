@@ -64,7 +64,12 @@ def figures_of(judged: Judged, strategy: Strategy, options: JudgeOptions) -> Str
     definitions["chaudhry_forgetting"] = lambda run: forgetting.chaudhry_forgetting(
         run.course, _means(judged, run)
     )
-    definitions["heldout_worst"] = lambda run: _at(run, worst[run.name])
+    # A curve with a missing cell has no minimum: its sum is NA for the same reason.
+    definitions["heldout_worst"] = lambda run: (
+        forgetting.FIGURES["heldout_sum"](run.course)
+        if worst[run.name] is None
+        else _at(run, worst[run.name])
+    )
     definitions["worst_benchmark"] = lambda run: (
         forgetting.change(lowest, 0, run.last) if lowest else None
     )
@@ -104,11 +109,14 @@ def by_run(strategy: Strategy, figure: RunFigure) -> list[CellWeights]:
 
 
 def learned_stages(judged: Judged, run: Run, level: float) -> list[int]:
-    """The stages whose target improved over the base beyond chance (over samples, in this run)."""
+    """The stages whose target improved over the base beyond chance (over samples, in this run).
+
+    A stage that was not measured is kept: what depends on it is NA, not computed without it.
+    """
     stages = []
     for k, target in run.course.lessons:
         gain = estimate(judged, [run.cells(forgetting.change(target, 0, k))], level=level)
-        if gain.known and gain.low > 0:
+        if np.isnan(gain.delta) or (gain.known and gain.low > 0):
             stages.append(k)
     return stages
 

@@ -174,6 +174,7 @@ def _notes(
     usable: Sequence[str] | None,
 ) -> Iterator[str]:
     scores = judged.scores
+    yield from scores.notes
     if judged.scorer != options.scorer:
         yield f"judged by scorer {judged.scorer!r}, the only one in this study"
     missing = [
