@@ -126,6 +126,16 @@ def test_what_is_wrong_is_said_before_training(place, change, error, message):
     assert not Path("ft").exists()
 
 
+def test_the_data_names_the_skill_where_no_sequence_does(place):
+    def error(*arguments: str) -> str:
+        common = ("tune", "--base=base", "--component=norms", "--out=ft", "--suite=suite.yaml")
+        return str(CliRunner().invoke(app, [*common, *arguments]).exception)
+
+    assert "--sequence: is needed with --data task:{name}" in error()
+    assert "'path' is not a target of suite.yaml" in error("--data=task:path")
+    assert "'train' is not a target of suite.yaml" in error("--data=x/train.parquet")
+
+
 @pytest.mark.slow
 def test_your_own_study_end_to_end(place):
     def command(*arguments: str) -> str:

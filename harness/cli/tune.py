@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 EXAMPLES = """
 Examples:
 
-    forgeteval tune --base models/qwen --component sa_proj --sequence pathvqa --out ft
+    forgeteval tune --base models/qwen --component sa_proj --data task:pathvqa --out ft
 
     forgeteval tune --base models/qwen --component sa_proj --component mlp_gate_up
       --sequence cub200,pixmo_count,pathvqa --data 'train/{name}.parquet' --out ft
@@ -32,8 +32,11 @@ def tune(
     component: Annotated[
         list[str], typer.Option(help="What trains; given again, another strategy.")
     ],
-    sequence: Annotated[str, typer.Option(help="Skills in order, comma-separated: task names.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the stages go.")],
+    sequence: Annotated[
+        str | None,
+        typer.Option(help="Skills in order: comma-separated task names. Default: the data's."),
+    ] = None,
     data: Annotated[
         str,
         typer.Option(help="task:{name}, or a file; {name} stands for the skill."),
@@ -89,11 +92,29 @@ def tune(
         distillation=Distillation(weight=lwf) if lwf else None,
         save_every=save_every,
     )
-    skills = tuple(name.strip() for name in sequence.split(",") if name.strip())
     plan = SequencePlan(
-        base, tuple(component), skills, data, out, recipe, suite=suite, split=split, limit=limit
+        base,
+        tuple(component),
+        _skills(sequence, data),
+        data,
+        out,
+        recipe,
+        suite=suite,
+        split=split,
+        limit=limit,
     )
     _train(Console(), plan)
+
+
+def _skills(sequence: str | None, data: str) -> tuple[str, ...]:
+    """The skills named, or the one that the data names. Raises UserError."""
+    from harness.errors import UserError
+
+    if sequence is not None:
+        return tuple(name.strip() for name in sequence.split(",") if name.strip())
+    if "{name}" in data:
+        raise UserError("--sequence", f"is needed with --data {data}; for example pathvqa,cub200")
+    return (data.removeprefix("task:") if data.startswith("task:") else Path(data).stem,)
 
 
 def _train(console: Console, plan: SequencePlan) -> None:
