@@ -55,9 +55,12 @@ def _make(console: object, out: Path, strategies: tuple[str, ...], runs: int, se
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from transformers.utils import logging
+
     from harness.micro import study
 
     assert isinstance(console, Console)
+    logging.disable_progress_bar()  # one bar for the study, not one per folder read
     plan = study.StudyPlan(out, strategies, runs, seed)
     counts = {True: 0, False: 0}
     columns = (TextColumn("training {task.description}"), BarColumn(), MofNCompleteColumn())
@@ -115,10 +118,12 @@ def build_base(
     """Pre-train the micro study's base from random weights, as the shipped one was made."""
     from rich.console import Console
     from rich.progress import Progress
+    from transformers.utils import logging
 
     from harness.micro.pretrain import PretrainRecipe, accuracy, pretrain
 
     console = Console()
+    logging.disable_progress_bar()
     with Progress(console=console, transient=True) as progress:
         recipe = PretrainRecipe(seed=seed)
         bar = progress.add_task("pre-training", total=recipe.steps)
