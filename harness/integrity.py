@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import ResultsError
-from harness.store import SCHEMA_VERSION, Journal, Store, cell_id, read_json
+from harness.record import read_record
+from harness.store import Journal, Store
 
 Kind = Literal["ok", "missing", "unfinished", "damaged", "stale", "foreign"]
 
@@ -32,10 +33,8 @@ class Finding:
 def check(folder: Path) -> list[Finding]:
     """Every file of a study judged, worst news not hidden behind good. Raises ResultsError when
     there is no readable `study.json`."""
-    record = read_json(folder / "study.json")
-    if record.get("schema") != SCHEMA_VERSION:
-        raise ResultsError(f"{folder.name}/study.json", f"has schema {record.get('schema')!r}")
-    if record.get("kind") != "scored":
+    record = read_record(folder)
+    if record["kind"] != "scored":
         return [Finding("ok", Path("study.json"))]
     store = Store(folder)
     found = [*_cells(store, record), *_samples(store, record)]
@@ -69,8 +68,6 @@ def _judge(store: Store, place: Path, task: str, cell: str, n: int | None) -> Fi
         table, metadata = store.read_cell(task, cell)
     except ResultsError as error:
         return Finding("damaged", place, error.problems[0].text)
-    if cell_id(metadata.get("signature", {})) != cell:
-        return Finding("damaged", place, "its signature belongs to another cell")
     if n is not None and table.num_rows != n:
         return Finding("damaged", place, f"{table.num_rows} rows, expected {n}")
     failed = metadata.get("n_failed", 0)
@@ -109,6 +106,6 @@ def _unknown(store: Store, place: Path) -> Finding:
         else:
             task, _, data = place.stem.rpartition("-")
             store.read_samples(task, data)
-    except (ResultsError, KeyError):
-        return Finding("foreign", place, "not written by forgeteval, or damaged")
+    except ResultsError:
+        return Finding("foreign", place, "not written by forgeteval, renamed, or damaged")
     return Finding("stale", place, "the study no longer refers to it")

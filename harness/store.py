@@ -133,12 +133,12 @@ class Store:
     def read_cell(self, task: str, cell: str) -> tuple[pa.Table, dict[str, Any]]:
         """A sealed cell and its metadata (`signature`, `n`, `n_failed`, `digest`).
 
-        Raises ResultsError when the file was changed since it was sealed.
+        Raises ResultsError when the file was changed since it was sealed, or is another cell's.
         """
         table, metadata = _read_parquet(self.cell_file(task, cell), CELL_SCHEMA)
-        if metadata.get("digest") != _table_digest(table):
-            name = self.cell_file(task, cell).name
-            raise ResultsError(f"cells/{task}/{name}", "its content does not match its checksum")
+        if fault := _fault(table, metadata, cell):
+            place = f"cells/{task}/{self.cell_file(task, cell).name}"
+            raise ResultsError(place, f"{fault}; delete this file and score again")
         return table, metadata
 
     @contextmanager
@@ -323,6 +323,19 @@ def _read_parquet(file: Path, schema: pa.Schema) -> tuple[pa.Table, dict[str, An
     if not table.schema.equals(schema, check_metadata=False):
         raise ResultsError(place, "has other columns than forgeteval writes")
     return table, metadata
+
+
+def _fault(table: pa.Table, metadata: Mapping[str, Any], cell: str) -> str:
+    """What is wrong with a cell's rows or metadata; "" if nothing is."""
+    if metadata.get("digest") != _table_digest(table):
+        return "its content does not match its checksum"
+    signature = metadata.get("signature")
+    if not isinstance(signature, dict) or cell_id(signature) != cell:
+        return "its signature belongs to another cell"
+    failed = sum(status != "ok" for status in table["status"].to_pylist())
+    if (metadata.get("n"), metadata.get("n_failed")) != (table.num_rows, failed):
+        return "its counts do not match its rows"
+    return ""
 
 
 def _table_digest(table: pa.Table) -> str:

@@ -38,9 +38,11 @@ def test_each_trouble_is_named(scored: Path):
     cells[2].rename(cells[2].with_name("0" * 20 + ".parquet"))
     cells[3].write_bytes(cells[4].read_bytes())
     (scored / "cells" / "words" / "notes.txt").write_text("mine")
-    assert kinds(scored) == {"ok": 6, "missing": 2, "damaged": 2, "stale": 1, "foreign": 1}
+    assert kinds(scored) == {"ok": 6, "missing": 2, "damaged": 2, "foreign": 2}
     texts = {f.file.name: f.text for f in integrity.check(scored)}
-    assert texts[cells[3].name] == "its signature belongs to another cell"
+    assert texts[cells[3].name] == (
+        "its signature belongs to another cell; delete this file and score again"
+    )
 
 
 def test_prune_shows_before_it_removes(scored: Path, place: Path, engine):  # noqa: F811

@@ -23,10 +23,10 @@ from harness.analysis.scores import (
     BenchmarkScores,
     StudyScores,
 )
-from harness.errors import ResultsError
+from harness.record import read_record
 from harness.scoring.answer_type import is_bare_number
 from harness.scoring.grade import Grader, chosen
-from harness.store import MODEL_KEYS, SCHEMA_VERSION, Store, read_json, signature_text
+from harness.store import MODEL_KEYS, Store, signature_text
 from harness.types import Headline, Sample, ScorerName, Stage, StageKey, Task
 
 # Questions whose right answer is no number: the bare-number rate is read on them.
@@ -39,12 +39,7 @@ def read_scores(study_dir: Path, scorers: Sequence[ScorerName] = DEFAULT_SCORERS
 
     Raises ResultsError when the folder holds no study or a file in it is damaged.
     """
-    record = read_json(study_dir / "study.json")
-    if record.get("schema") != SCHEMA_VERSION:
-        raise ResultsError(
-            f"{study_dir.name}/study.json",
-            f"has schema {record.get('schema')!r}, this program reads {SCHEMA_VERSION}",
-        )
+    record = read_record(study_dir)
     if record.get("kind") == "imported":
         from harness.interop.score_files import read_imported
 

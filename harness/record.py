@@ -1,0 +1,99 @@
+"""The record: `study.json` as checked values, what a study consists of where no model is.
+
+The file is data from whoever sent the results folder. Its names become paths, so they must be
+plain, and everything that later rooms index is there and of the right type.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from harness.errors import Problem, ResultsError
+from harness.manifest import Name
+from harness.registry import InlineTask
+from harness.store import SCHEMA_VERSION, read_json
+
+FILE = "study.json"
+# Problems shown: a damaged record has many, and the cure is the same for all.
+SHOWN_PROBLEMS = 5
+
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{12,64}$")]
+CellId = Annotated[str, Field(pattern=r"^[0-9a-f]{20}$")]
+Label = Annotated[str, Field(max_length=400)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+class BenchmarkRow(_Part):
+    """A benchmark of the study: its data by content and its number of samples."""
+
+    name: Name
+    role: Literal["target", "held_out", "probe"]
+    data: Hash
+    n: Annotated[int, Field(ge=1)]
+
+
+class StageRow(_Part):
+    """A stage, and the cell of each benchmark."""
+
+    strategy: Name
+    run: Label
+    stage: Annotated[int, Field(ge=0)]
+    name: Label
+    trained_on: Label | None
+    cells: dict[Name, CellId]
+
+
+def _has_base(stages: list[StageRow]) -> list[StageRow]:
+    if not stages:
+        raise ValueError("no stage, not even the base")
+    return stages
+
+
+class Record(_Part):
+    """What every reader of a scored study relies on; further keys are kept."""
+
+    study: Name
+    base_model: Label
+    benchmarks: list[BenchmarkRow]
+    tasks: dict[Name, dict[str, Any]]
+    components: dict[Name, Label]
+    stages: Annotated[list[StageRow], AfterValidator(_has_base)]
+    base_again: dict[Name, CellId] = {}
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """`study.json` of a study's folder, checked; of an imported study only kind and schema.
+
+    Raises ResultsError: missing, not JSON, of another schema, or not as forgeteval writes it.
+    """
+    record = read_json(folder / FILE)
+    place = f"{folder.name}/{FILE}"
+    schema = record.get("schema")
+    if schema != SCHEMA_VERSION:
+        newer = isinstance(schema, int) and schema > SCHEMA_VERSION
+        cure = "; update forgeteval" if newer else ""
+        raise ResultsError(
+            place, f"has schema {schema!r}, this program reads {SCHEMA_VERSION}{cure}"
+        )
+    if record.get("kind") == "imported":
+        return record
+    if record.get("kind") != "scored":
+        got = record.get("kind")
+        raise ResultsError(place, f"has kind {got!r}, expected 'scored' or 'imported'")
+    try:
+        Record.model_validate(record)
+        for task in record["tasks"].values():
+            InlineTask.model_validate(task)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False, include_context=False)
+        problems = [Problem(".".join(map(str, e["loc"])), e["msg"]) for e in found]
+        problems[SHOWN_PROBLEMS:] = []
+        cure = "score the study again: cells that are sound are not asked again"
+        raise ResultsError(place, [*problems, Problem("cure", cure)]) from None
+    return record
