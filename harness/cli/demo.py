@@ -54,7 +54,6 @@ def _make(console: object, out: Path, strategies: tuple[str, ...], runs: int, se
     """Test sets, stages and manifest, with a line per run as it grows."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     from transformers.utils import logging
 
     from harness.micro import study
