@@ -7,11 +7,26 @@ that `--help` and a run with nothing to do are quick.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import typer
 from rich.console import Console
 
 from harness import __version__
+from harness.cli import (
+    audit,
+    compare,
+    components,
+    demo,
+    gate,
+    importing,
+    leaderboard,
+    report,
+    results,
+    score,
+    tasks,
+    tune,
+)
 from harness.errors import EXIT_INTERNAL, UserError
 
 app = typer.Typer(
@@ -32,27 +47,34 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _root(
+    task_files: list[Path] = typer.Option(
+        [],
+        "--tasks",
+        metavar="FILE",
+        help="Python file with tasks of your own; may be given again.",
+    ),
     version: bool = typer.Option(
         False, "--version", help="Print the version and stop.", callback=_version, is_eager=True
     ),
-) -> None: ...
+) -> None:
+    if task_files:
+        from harness import registry
+
+        for file in task_files:
+            registry.register_file(file)
 
 
-import contextlib  # noqa: E402
-import importlib  # noqa: E402  (temporary while the groups are being written)
-
-for _name in (
-    "demo", "score", "compare", "gate", "leaderboard", "importing", "tasks", "audit", "components",
-    "tune", "report", "results",
+for group in (
+    demo, score, compare, gate, leaderboard, report, importing, tasks, audit, components, tune,
+    results,
 ):  # fmt: skip
-    with contextlib.suppress(ImportError):
-        importlib.import_module(f"harness.cli.{_name}").register(app)
+    group.register(app)
 
 
 def main() -> None:
     """The `forgeteval` command: errors become one message and an exit code, never a traceback."""
     try:
-        app()
+        app(_tasks_first(sys.argv[1:]))
     except UserError as error:
         Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
         sys.exit(error.code)
@@ -61,6 +83,20 @@ def main() -> None:
         sys.exit(0)
     except Exception as error:  # the boundary: whatever is left is our fault, and says so
         _internal(error)
+
+
+def _tasks_first(words: list[str]) -> list[str]:
+    """`--tasks FILE` concerns every command, so it may stand anywhere on the line.
+
+    >>> _tasks_first(["score", "a.yaml", "--tasks", "my_task.py"])
+    ['--tasks', 'my_task.py', 'score', 'a.yaml']
+    """
+    front, rest = [], list(words)
+    while "--tasks" in rest[:-1]:
+        at = rest.index("--tasks")
+        front += rest[at : at + 2]
+        del rest[at : at + 2]
+    return front + rest
 
 
 def _internal(error: Exception) -> None:

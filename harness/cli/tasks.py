@@ -41,16 +41,11 @@ group = typer.Typer(
 @group.callback()
 def list_tasks(
     context: typer.Context,
-    files: Annotated[
-        list[Path] | None, typer.Option("--tasks", help="Python file with tasks of your own.")
-    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """The table of all tasks."""
     from harness import registry
 
-    for file in files or ():
-        registry.register_file(file)
     if context.invoked_subcommand is None:
         tasks = registry.all_tasks()
         if as_json:
