@@ -10,6 +10,7 @@ import io
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -30,9 +31,10 @@ from typer.testing import CliRunner
 from harness import engines, study
 from harness.analysis import JudgeOptions
 from harness.cli import app
-from harness.report import drawing, foreign_text, latex, markdown, provenance
+from harness.errors import ResultsError
+from harness.report import drawing, foreign_text, latex, markdown, output, provenance
 from harness.report.answers import choose, collect
-from harness.report.charts import WIDTHS
+from harness.report.chart import WIDTHS
 from harness.report.content import Content, Wanted, gather
 from harness.report.csv_files import write_csv_files
 from harness.report.html import Form, page
@@ -271,6 +273,7 @@ def test_a_choice_of_samples_keeps_ids_and_answers_together(folder: Path) -> Non
 
 def test_long_texts_mean_fewer_samples(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.report.content.MAX_CHARACTERS", 2000)
+    monkeypatch.setattr("harness.report.content.charts_of", lambda view, types: [])
     content = gather(wanted(folder), JudgeOptions())
     assert content.answers is not None
     assert 10 <= content.answers.n_shown < 100 and content.answers.n_characters <= 2000
@@ -411,22 +414,32 @@ def test_equal_inputs_give_equal_bytes(folder: Path, text: str) -> None:
 
 
 def test_printed_form_has_no_script_and_is_unfolded(content: Content) -> None:
-    text = page(content, Form(printed=True))
+    text = page(replace(content, charts={"split": content.charts["split"]}), Form(printed=True))
     assert "<script" not in text and "<details>" not in text
     assert "script-src 'none'" in unescape(text)
 
 
 def test_watched_page_loads_itself_again(content: Content) -> None:
-    assert '<meta http-equiv="refresh" content="30">' in page(content, Form(reload_seconds=30))
+    assert '<meta http-equiv="refresh" content="30">' in page(
+        replace(content, charts={}), Form(reload_seconds=30)
+    )
 
 
-def test_command_writes_page_and_figures(folder: Path, tmp_path: Path) -> None:
+def test_command_writes_page_and_figures(
+    content: Content, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = {name: content.charts[name] for name in ("plane", "heatmap")}
+    monkeypatch.setattr(output, "gather", lambda wanted, options: replace(content, charts=some))
     out, figures = tmp_path / "r.html", tmp_path / "figures"
     arguments = ["report", str(folder), "-o", str(out), "--figures", str(figures), "--json"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     written = json.loads(result.stdout)
-    assert {Path(row["file"]).name for row in written} >= {"r.html", "plane.svg", "course.png"}
+    assert {Path(row["file"]).name for row in written} >= {
+        "r.html",
+        "plane.svg",
+        "plane-narrow.png",
+    }
     assert out.stat().st_size < 3_000_000
     for file in figures.glob("*.svg"):
         ElementTree.parse(file)
@@ -447,8 +460,53 @@ def test_unknown_study_is_named(tmp_path: Path) -> None:
     assert "no study 'nothing' here" in str(result.exception)
 
 
-def test_place_that_cannot_be_written_is_named(folder: Path, tmp_path: Path) -> None:
+def test_place_that_cannot_be_written_is_named(
+    content: Content, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "gather", lambda wanted, options: replace(content, charts={}))
     (tmp_path / "file").write_text("")
     target = tmp_path / "file" / "report.html"
-    result = CliRunner().invoke(app, ["report", str(folder), "-o", str(target)])
-    assert f"{target}: cannot be written" in str(result.exception)
+    with pytest.raises(ResultsError, match=f"{re.escape(str(target))}: cannot be written"):
+        output.write(wanted(folder), JudgeOptions(), target, "html", None)
+
+
+def test_watch_builds_again_when_the_study_changes(
+    content: Content, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = []
+
+    def gathered(asked: Wanted, options: JudgeOptions) -> Content:
+        built.append(asked)
+        if len(built) == 1:
+            raise ResultsError("study", "has no base yet")
+        return replace(content, charts={})
+
+    naps = iter([None, tmp_path / "audit.csv", None])
+
+    def sleep(seconds: float) -> None:
+        file = next(naps, KeyboardInterrupt)
+        if file is KeyboardInterrupt:
+            raise KeyboardInterrupt
+        if isinstance(file, Path):
+            file.write_text("stage\n")
+
+    monkeypatch.setattr(output, "gather", gathered)
+    monkeypatch.setattr("time.sleep", sleep)
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    result = CliRunner().invoke(app, ["report", str(tmp_path), "--watch"])
+    assert result.exit_code == 0, result.output
+    assert len(built) == 2
+    assert "not yet: study: has no base yet" in result.stderr
+    assert 'http-equiv="refresh"' in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_open_shows_the_file(
+    content: Content, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(output, "gather", lambda wanted, options: replace(content, charts={}))
+    monkeypatch.setattr("typer.launch", seen.append)
+    out = tmp_path / "r.html"
+    result = CliRunner().invoke(app, ["report", str(folder), "-o", str(out), "--open"])
+    assert result.exit_code == 0, result.output
+    assert seen == [out.as_uri()]

@@ -50,6 +50,13 @@ def report(
         str | None, typer.Option(help="Strategy that the others are compared with.")
     ] = None,
     dip: Annotated[str | None, typer.Option(help="Stage after which recovery is measured.")] = None,
+    max_dropped: Annotated[
+        float, typer.Option(help="Share of samples that may lack a score on one side.")
+    ] = 0.05,
+    common: Annotated[
+        bool,
+        typer.Option("--common", help="Missing cells: use the benchmarks that all stages have."),
+    ] = False,
     images: Annotated[
         bool, typer.Option("--images/--no-images", help="Thumbnails, if STUDY is a manifest.")
     ] = True,
@@ -74,7 +81,15 @@ def report(
     file = Path(study)
     manifest = file if images and file.suffix in (".yaml", ".yml") else None
     wanted = Wanted(study, folder, results, manifest, samples=format_ == "html")
-    options = JudgeOptions(scorer=scorer, level=level, margin_pp=margin, baseline=baseline, dip=dip)
+    options = JudgeOptions(
+        scorer=scorer,
+        level=level,
+        margin_pp=margin,
+        baseline=baseline,
+        dip=dip,
+        max_dropped=max_dropped,
+        common_set=common,
+    )
     target = out or folder / f"report{output.SUFFIXES[format_]}"
 
     def build() -> None:

@@ -22,7 +22,8 @@ from harness.report.answers import (
     choose,
     collect,
 )
-from harness.report.charts import MARKS, Chart, charts_of
+from harness.report.chart import Chart
+from harness.report.charts import MARKS, charts_of
 from harness.report.numerals import interval, plain, signed
 from harness.report.provenance import Provenance, Table, provenance
 from harness.report.thumbnails import Thumbnails, thumbnails

@@ -12,8 +12,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 from harness.errors import UserError
-from harness.report import charts
-from harness.report.charts import Chart, Spec, Width
+from harness.report import chart as look
+from harness.report.chart import Chart, Spec, Width
 
 VEGA_LITE = "6.4"
 PNG_SCALE = 2.0
@@ -31,15 +31,15 @@ _ATTRIBUTES = frozenset(
 _LOCAL_CLIP = re.compile(r"url\(#([\w-]+)\)")
 # Colours of the specifications -> variables of the page, so that one drawing serves both themes.
 VARIABLES = {
-    charts.INK: "ink",
-    charts.MUTED: "muted",
-    charts.GRID: "grid",
-    charts.PAPER: "paper",
+    look.INK: "ink",
+    look.MUTED: "muted",
+    look.GRID: "grid",
+    look.PAPER: "paper",
     "white": "paper",
-    charts.ESSENTIAL: "essential",
-    charts.SUPERFICIAL: "superficial",
-    **{colour: f"s{i}" for i, colour in enumerate(charts.PALETTE)},
-    **{colour: f"type-{kind}" for kind, colour in charts.TYPE_COLOURS.items()},
+    look.ESSENTIAL: "essential",
+    look.SUPERFICIAL: "superficial",
+    **{colour: f"s{i}" for i, colour in enumerate(look.PALETTE)},
+    **{colour: f"type-{kind}" for kind, colour in look.TYPE_COLOURS.items()},
 }
 
 
@@ -48,7 +48,7 @@ def _renderer() -> Any:
         import vl_convert
     except ImportError:
         raise UserError(
-            "report", "vl-convert-python is not installed; run `pip install 'forgeteval[report]'`"
+            "report", "vl-convert-python is not installed; run `pip install vl-convert-python`"
         ) from None
     return vl_convert
 

@@ -9,7 +9,7 @@ from typing import Literal
 from harness.analysis import JudgeOptions
 from harness.errors import ResultsError
 from harness.report import drawing, latex, markdown
-from harness.report.charts import WIDTHS
+from harness.report.chart import WIDTHS
 from harness.report.content import Content, Wanted, gather
 from harness.report.html import Form, page
 from harness.store import write_atomically

@@ -132,6 +132,8 @@ def _commands(
         *(["--level", f"{options.level:g}"] if options.level != 0.95 else []),
         *(["--dip", options.dip] if options.dip else []),
         *(["--baseline", options.baseline] if options.baseline else []),
+        *(["--max-dropped", f"{options.max_dropped:g}"] if options.max_dropped != 0.05 else []),
+        *(["--common"] if options.common_set else []),
     ]
     if record.get("kind") == "imported":
         source = str(record.get("source", "FILE"))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.report import drawing
-from harness.report.charts import WIDTHS
+from harness.report.chart import WIDTHS
 from harness.report.content import Content
 from harness.report.numerals import plain, signed
 
