@@ -84,9 +84,9 @@ def plane(view: View) -> Chart | None:
             {
                 "Strategy": [p["strategy"] for p in points],
                 "Learning (pp)": [signed(p["y"]) for p in points],
-                "its interval": [interval(p["y_low"], p["y_high"]) for p in points],
+                "Learning interval": [interval(p["y_low"], p["y_high"]) for p in points],
                 "Held-out change (pp)": [signed(p["x"]) for p in points],
-                "interval": [interval(p["x_low"], p["x_high"]) for p in points],
+                "Held-out interval": [interval(p["x_low"], p["x_high"]) for p in points],
                 "Not dominated": ["yes" if p["front"] else "no" for p in points],
             }
         ),
@@ -254,7 +254,7 @@ def course(view: View) -> Chart | None:
 
 
 def _course_spec(view: View, rows: list[dict[str, Any]], width: Width) -> Spec:
-    spec = _line_layers(view, "Change against the base (pp)", band=0.12)
+    spec = _line_layers(view, "Change against the base (pp)")
     label = {
         "data": {"values": [{"place": BASE_LABEL, "delta": 0,
                              "text": f"base {plain(view.base_held_out_pct)} %"}]},
@@ -291,7 +291,7 @@ def _multiples_spec(
     view: View, names: Sequence[str], rows: list[dict[str, Any]], width: Width
 ) -> Spec:
     columns = columns_for(len(names), width)
-    spec = _line_layers(view, "pp", band=0.08)
+    spec = _line_layers(view, "pp")
     spec |= {"width": (PIXELS[width] - 62) // columns - 18, "height": 130}
     return themed(
         {
@@ -311,7 +311,9 @@ def _multiples_spec(
     )  # fmt: skip
 
 
-def _line_layers(view: View, y_title: str, band: float) -> Spec:
+def _line_layers(view: View, y_title: str) -> Spec:
+    # Bands lie over one another: the more strategies, the fainter each.
+    band = min(0.14, 0.4 / len(view.strategies))
     colour, shape = strategy_colour(view), strategy_shape(view)
     x = stage_axis(view)
     y: Spec = {"field": "delta", "type": "quantitative", "title": y_title}
