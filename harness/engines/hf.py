@@ -81,6 +81,8 @@ class HFEngine:
         self.starts = 0
         """Models built from nothing; 1 for a whole study of one architecture."""
         self._options = options
+        if options.threads:
+            torch.set_num_threads(options.threads)
         self._dtype: torch.dtype = getattr(torch, options.dtype)
         self._device = torch.device(_device(options.device))
         self._live: _Live | None = None

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 import yaml
 from torch import Tensor
 from transformers import AutoProcessor
@@ -139,6 +140,9 @@ def train(plan: StudyPlan, report: Report) -> None:
 
     Raises RecipeError where a folder holds a stage that was made from other things.
     """
+    # For a model this small a second thread costs more than it gives, most of all where the
+    # machine is shared; and one thread gives the same weights everywhere.
+    torch.set_num_threads(1)
     base = plan.out / "checkpoints" / "base"
     for file in sorted(BASE_FOLDER.iterdir()):
         write_if_new(base / file.name, file.read_bytes())
@@ -178,7 +182,7 @@ def manifest(plan: StudyPlan) -> dict[str, Any]:
         "study": "micro",
         "base": "checkpoints/base",
         "results": "results",
-        "engine": {"kind": "hf", "dtype": "float32"},
+        "engine": {"kind": "hf", "dtype": "float32", "threads": 1},
         "suite": {
             "targets": [f"micro_{skill}" for skill in skills.TARGETS],
             "held_out": [f"micro_{skill}" for skill in skills.HELD_OUT],
