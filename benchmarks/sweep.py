@@ -84,6 +84,21 @@ process_results: !function sweep_code.grade
 metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
 """
 
+# `forgeteval`, telling afterwards how many engines it really started.
+COUNTED = """
+import os, pathlib
+import harness.cli, harness.engines as engines
+made, create = [], engines.create
+def counted(*arguments):
+    made.append(create(*arguments))
+    return made[-1]
+engines.create = counted
+try:
+    harness.cli.main()
+finally:
+    pathlib.Path(os.environ["SWEEP_STARTS"]).write_text(str(sum(e.starts for e in made)))
+"""
+
 Answers = dict[tuple[str, str], str]
 """(task, sample id) -> text."""
 
@@ -154,8 +169,9 @@ def ours(study: Study, engine: str, place: Path) -> tuple[list[Answers], float, 
     }
     manifest, results = place / "study.yaml", place / "results"
     manifest.write_text(yaml.safe_dump(record))
-    command = [sys.executable, "-m", "harness", "score", str(manifest), "--quiet"]
-    seconds = run([*command, "--results", str(results)], ROOT)
+    command = [sys.executable, "-c", COUNTED, "score", str(manifest), "--quiet"]
+    starts = place / "starts"
+    seconds = run([*command, "--results", str(results)], ROOT, SWEEP_STARTS=str(starts))
     stages = json.loads((results / "sweep" / "study.json").read_text())["stages"]
     answers = []
     for stage in stages:
@@ -164,8 +180,7 @@ def ours(study: Study, engine: str, place: Path) -> tuple[list[Answers], float, 
             table = pq.read_table(results / "sweep" / "cells" / task / f"{cell}.parquet")
             found.update({(task, r["sample_id"]): r["text"].strip() for r in table.to_pylist()})
         answers.append(found)
-    # One load per checkpoint of one architecture; counted in tests/test_engine_*.py.
-    return answers, seconds, 1
+    return answers, seconds, int(starts.read_text())
 
 
 def lm_eval(model: str, python: Path, checkpoint: Path, study: Study, place: Path) -> float:
@@ -276,9 +291,9 @@ def environment(name: str, folder: Path) -> Path:
     return python
 
 
-def run(command: Sequence[str], place: Path) -> float:
+def run(command: Sequence[str], place: Path, **environment: str) -> float:
     """Seconds of a process. Raises RuntimeError with the end of its log when it fails."""
-    quiet = dict(os.environ, HF_HUB_OFFLINE="1", VLLM_ENABLE_V1_MULTIPROCESSING="0")
+    quiet = dict(os.environ, HF_HUB_OFFLINE="1", VLLM_ENABLE_V1_MULTIPROCESSING="0", **environment)
     started = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, env=quiet, cwd=place)
     if done.returncode:
