@@ -153,7 +153,16 @@ class Store:
             except BlockingIOError:
                 on_wait()
                 fcntl.flock(lock, fcntl.LOCK_EX)
+            with _writing(self.folder / ".lock"):
+                self._remove_asides()
             yield
+
+    def _remove_asides(self) -> None:
+        """Removes what writers that were killed left behind; whoever holds the lock is alone."""
+        for pattern in (".study.json.*", "cells/*/.*.parquet.*", "samples/.*.parquet.*"):
+            for file in self.folder.glob(pattern):
+                if file.suffix[1:].isdigit():
+                    file.unlink(missing_ok=True)
 
     def journal(self, task: str, signature: Mapping[str, object]) -> Journal:
         """The cell as it is being worked on; earlier predictions are there already.

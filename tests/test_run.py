@@ -133,3 +133,85 @@ def test_plain_lines_name_checkpoint_rate_and_failures(store: Store, capsys):
     sweep(make_plan(store, 1), store, "fixed", lambda: engine, watch)
     out = capsys.readouterr().out
     assert "loading stage0" in out and "400/400 samples" in out and "2 failed" in out
+
+
+class Mortal(ReplayEngine):
+    """Dies in its own words after so many answers; `deaths` counts over all engines."""
+
+    deaths = 0
+
+    def __init__(self, lifetime: int, error: Exception):
+        super().__init__(red)
+        self.lifetime, self.error = lifetime, error
+
+    def generate(self, requests):
+        for prediction in super().generate(requests):
+            if len(self.asked) > self.lifetime:
+                Mortal.deaths += 1
+                raise self.error
+            yield prediction
+
+    log_likelihood = generate
+
+    def close(self):
+        raise RuntimeError("a dead engine does not close")
+
+
+def test_an_engine_that_dies_is_started_once_more_for_what_it_owes(store: Store, tmp_path: Path):
+    whole = Store(tmp_path / "whole" / "study")
+    sweep(make_plan(whole), whole, "fixed", lambda: ReplayEngine(red), Quiet())
+    engines = iter([Mortal(150, RuntimeError("CUDA error: unspecified")), ReplayEngine(red)])
+    outcome = sweep(make_plan(store), store, "fixed", lambda: next(engines), Quiet())
+    assert (outcome.n_restarts, outcome.exit_code, outcome.n_answered) == (1, 0, 1200)
+    assert cells_of(store) == cells_of(whole)
+
+
+def test_an_engine_that_dies_again_fails_its_cell_and_the_rest_is_done(store: Store):
+    poison = {"a": 2}
+
+    def make() -> ReplayEngine:
+        if poison["a"]:
+            poison["a"] -= 1
+            return Mortal(64, MemoryError())
+        return ReplayEngine(red)
+
+    outcome = sweep(make_plan(store), store, "fixed", make, Quiet())
+    assert outcome.n_sealed == 5 and outcome.exit_code == 6
+    (failure,) = outcome.failures
+    assert failure.what == "stage0, a"
+    assert failure.why == "engine: died with MemoryError; what it raised is in logs/f0-a.log"
+    log = (store.folder / "logs" / "f0-a.log").read_text()
+    assert "MemoryError" in log and "Traceback" in log
+    outcome = sweep(make_plan(store), store, "fixed", lambda: ReplayEngine(red), Quiet())
+    assert (outcome.n_answered, outcome.n_sealed, outcome.exit_code) == (72, 1, 0)
+
+
+def test_an_engine_that_leaves_requests_unanswered_is_not_believed(store: Store):
+    class Lazy(ReplayEngine):
+        def generate(self, requests):
+            yield from list(super().generate(requests))[: -2 if len(requests) > 2 else None]
+
+    outcome = sweep(make_plan(store, 1), store, "fixed", lambda: Lazy(red), Quiet())
+    assert outcome.failures == [] and outcome.n_restarts == 2  # the second engine answered the rest
+
+    class Silent(ReplayEngine):
+        def generate(self, requests):
+            yield from ()
+
+    plan = make_plan(Store(store.folder.parent / "other"), 1)
+    outcome = sweep(
+        plan, Store(store.folder.parent / "other"), "fixed", lambda: Silent(red), Quiet()
+    )
+    assert "engine: ended without answering 200 requests, the first '0'" in outcome.failures[0].why
+
+
+def test_an_engine_that_cannot_be_started_fails_each_checkpoint_in_one_line(store: Store):
+    def make():
+        raise ImportError("libcudart.so.12: cannot open shared object file\nmore")
+
+    outcome = sweep(make_plan(store), store, "fixed", make, Quiet())
+    assert [f.what for f in outcome.failures] == ["stage0", "s stage1", "s stage2"]
+    assert (
+        "died with ImportError: libcudart.so.12: cannot open shared object file; what"
+        in outcome.failures[0].why
+    )

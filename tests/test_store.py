@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.errors import ResultsError
+from harness.errors import DataError, ResultsError
 from harness.store import Journal, Store, cell_id, write_atomically
 from harness.types import Prediction, Sample
 
@@ -191,3 +191,51 @@ def test_a_second_writer_waits(store: Store, tmp_path: Path):
     with store.writer(lambda: waited.append(True)):
         assert waited and time.monotonic() - started > 0.3
     assert other.wait() == 0
+
+
+def test_files_that_a_killed_writer_left_aside_are_removed_by_the_next(store: Store):
+    file = seal(store)
+    asides = [store.folder / ".study.json.123", file.with_name(f".{file.name}.77")]
+    for aside in asides:
+        aside.write_text("half")
+    mine = file.with_name(".notes.parquet.txt")
+    mine.write_text("not ours")
+    with store.writer(lambda: None):
+        assert not any(aside.exists() for aside in asides)
+    assert file.exists() and mine.exists()
+
+
+WILD_LINES = st.dictionaries(
+    st.sampled_from(["sample_id", "status", "text", "reason", "n_tokens", "class_mass", "choice_scores", "x"]),
+    st.none() | st.text(max_size=3) | st.integers() | st.floats() | st.lists(st.floats(), max_size=2)
+    | st.dictionaries(st.text(max_size=2), st.floats() | st.none(), max_size=2),
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@given(lines=st.lists(WILD_LINES | st.recursive(st.none(), st.lists, max_leaves=3), max_size=4))
+def test_a_journal_that_anybody_wrote_is_read_and_sealed_or_owed(tmp_path: Path, lines: list):
+    import json
+    import uuid
+
+    store = Store(tmp_path / uuid.uuid4().hex)
+    journal = store.journal("t", SIGNATURE)
+    journal.append(THREE[:1])
+    journal.close()
+    with journal.file.open("a") as stream:
+        stream.writelines(json.dumps(line) + "\n" for line in lines)
+    again = store.journal("t", SIGNATURE)
+    assert "1" in again.done
+    again.append(THREE[1:])
+    again.seal(list(again.done))
+    assert store.read_cell("t", cell_id(SIGNATURE))[0].num_rows >= 3
+
+
+def test_half_characters_are_replaced_in_answers_and_refused_in_data(store: Store):
+    journal = store.journal("t", SIGNATURE)
+    journal.append([Prediction("1", text="a\ud800b", reason="\udfff")])
+    journal.seal(["1"])
+    (row,) = store.read_cell("t", cell_id(SIGNATURE))[0].to_pylist()
+    assert (row["text"], row["reason"]) == ("a?b", "?")
+    with pytest.raises(DataError, match="t: an id, question or answer holds half a character"):
+        store.write_samples("t", "f" * 64, [Sample("1", "\ud800", ("a",))])
