@@ -166,8 +166,13 @@ def test_keyboard_reaches_everything(desk: Opened) -> None:
     assert page.locator("#tip").is_visible() and first != second and "llm" in second
     page.keyboard.press("Escape")
     assert page.locator("#tip").is_hidden()
-    cell = page.locator("button.cell").nth(12)
-    cell.focus()
+    cells = page.locator("table.heat").first.locator("button.cell")
+    assert cells.and_(page.locator("[tabindex='0']")).count() == 1
+    cells.first.focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.dataset.stage") == "2"
+    assert page.evaluate("document.activeElement.dataset.benchmark") == "count"
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "f-view"
     page.keyboard.press("Tab")

@@ -106,7 +106,8 @@ def strategy_colour(view: View, *, legend: bool = True) -> Spec:
 
 def strategy_shape(view: View, *, legend: bool = True) -> Spec:
     encoding = strategy_colour(view, legend=legend)
-    shapes = [SHAPES[i % len(SHAPES)] for i in range(len(view.strategies))]
+    # A ninth strategy repeats a colour, so it must not repeat the shape that goes with it.
+    shapes = [SHAPES[(i + i // len(PALETTE)) % len(SHAPES)] for i in range(len(view.strategies))]
     return {**encoding, "scale": {"domain": encoding["scale"]["domain"], "range": shapes}}
 
 

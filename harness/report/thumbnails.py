@@ -49,7 +49,11 @@ def thumbnails(manifest_file: Path, wanted: Mapping[str, Sequence[str]]) -> Thum
         found = _samples(manifest, name, manifest_file.absolute().parent)
         if found is not None:
             loaded[name] = found
-    places = {name: {sample.id: sample.images for sample in loaded[name]} for name in loaded}
+    first = {name: set(list(wanted[name])[:MAX_PICTURES]) for name in loaded}
+    places = {
+        name: {sample.id: sample.images for sample in samples if sample.id in first[name]}
+        for name, samples in loaded.items()
+    }
     uris: list[str] = []
     numbers: dict[str, int] = {}
     of: dict[str, dict[str, int]] = {}

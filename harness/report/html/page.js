@@ -53,6 +53,26 @@
     });
   }
 
+  // --- Heatmaps: one stop of the Tab key each; the arrow keys go from cell to cell ---------------
+  const MOVES = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] };
+  for (const table of document.querySelectorAll("table.heat")) {
+    const rows = [...table.querySelectorAll("tbody tr")].map((row) => [...row.querySelectorAll("button.cell")]);
+    const cells = rows.flat();
+    cells.forEach((cell, i) => { cell.tabIndex = i === 0 ? 0 : -1; });
+    table.addEventListener("keydown", (event) => {
+      const row = rows.findIndex((found) => found.includes(event.target));
+      const move = MOVES[event.key];
+      if (row < 0 || !move) return;
+      event.preventDefault();
+      const beside = rows[row + move[0]] || [];
+      const next = beside[rows[row].indexOf(event.target) + move[1]];
+      if (!next) return;
+      event.target.tabIndex = -1;
+      next.tabIndex = 0;
+      next.focus();
+    });
+  }
+
   // --- Samples -----------------------------------------------------------------------------------
   const packed = $("packed");
   if (!packed) return;
