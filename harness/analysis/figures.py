@@ -11,7 +11,7 @@ from harness.analysis import forgetting
 from harness.analysis.contrasts import CellWeights, add_weights, estimate
 from harness.analysis.flips import Trajectories, trajectories
 from harness.analysis.forgetting import Weights
-from harness.analysis.matrix import Drift, Judged
+from harness.analysis.matrix import Drift, Judged, Trait
 from harness.analysis.options import JudgeOptions
 from harness.analysis.paired import PairedDifference, not_available
 from harness.analysis.recovery import Recovery, recovery_of_contrasts
@@ -79,6 +79,9 @@ def figures_of(judged: Judged, strategy: Strategy, options: JudgeOptions) -> Str
     drift, lenient = Drift(judged.scores), Judged(judged.scores, "lenient")
     figures["superficial"] = estimate(drift, contrasts["heldout_final"], level=level)
     figures["essential"] = estimate(lenient, contrasts["heldout_final"], level=level)
+    mass = Trait(judged.scores, "number_mass")
+    shifts = measured_shift(mass, strategy.runs, strategy.last)
+    figures["number_mass"] = estimate(mass, shifts, level=level)
     curve = tuple(
         estimate(judged, by_run(strategy, lambda run, t=t: _at(run, t)), level=level)  # type: ignore[misc]
         for t in range(1, strategy.last + 1)
@@ -106,6 +109,25 @@ def by_run(strategy: Strategy, figure: RunFigure) -> list[CellWeights]:
     """A figure's contrast in each run that has it; empty if none has."""
     found = [(run, figure(run)) for run in strategy.runs]
     return [run.cells(weights) for run, weights in found if weights is not None]
+
+
+def measured_shift(trait: Judged, runs: Sequence[Run], t: int) -> list[CellWeights]:
+    """The held-out change of a trait up to stage t in each run that is so long.
+
+    Not every benchmark has every trait: the mean is over those that have it in all these runs.
+    """
+    long = [run for run in runs if 0 < t <= run.last]
+    names = [
+        name
+        for name in (long[0].course.held_out_at(t) if long else ())
+        if all(
+            name in run.course.held_out_at(t) and trait.has(name, run.key(place))
+            for run in long
+            for place in (0, t)
+        )
+    ]
+    weights = forgetting.mean_of([forgetting.change(name, 0, t) for name in names])
+    return [run.cells(weights) for run in long] if weights else []
 
 
 def learned_stages(judged: Judged, run: Run, level: float) -> list[int]:

@@ -403,6 +403,7 @@ def _leaderboard_row(
         "recovery_ci_low": back.low if back else None,
         "recovery_ci_high": back.high if back else None,
         "n_regressed": n_regressed(judged, strategy, options),
+        "number_mass_shift": figures["number_mass"].delta,
         "n_cells": n_cells,
         "n_missing": n_missing,
         "signature": signature,

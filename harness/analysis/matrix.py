@@ -164,3 +164,13 @@ class Drift(Judged):
         if "strict" in bench.values and "lenient" in bench.values:
             return np.asarray(bench.values["strict"] - bench.values["lenient"])
         return np.full(bench.status.shape, np.nan)
+
+
+class Trait(Judged):
+    """One of the rates in a score's place: a trait of the answers or a token class's mass."""
+
+    def values(self, bench: BenchmarkScores) -> Floats:
+        """(n, n_columns) rates in [0, 1]; all NaN where the benchmark does not have it."""
+        if self.scorer in bench.rates:
+            return bench.rates[self.scorer]
+        return np.full(bench.status.shape, np.nan)

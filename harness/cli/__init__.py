@@ -18,6 +18,7 @@ from harness.cli import (
     compare,
     components,
     demo,
+    drift,
     gate,
     importing,
     leaderboard,
@@ -66,7 +67,7 @@ def _root(
 
 for group in (
     demo, score, compare, gate, leaderboard, report, importing, tasks, audit, components, tune,
-    results,
+    drift, results,
 ):  # fmt: skip
     group.register(app)
 

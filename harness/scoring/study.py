@@ -7,7 +7,7 @@ task's headline says, and hands over numbers with their signatures.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from harness.analysis.scores import (
 from harness.record import read_record
 from harness.scoring.answer_type import is_bare_number
 from harness.scoring.grade import Grader, chosen
+from harness.scoring.traits import trait_columns
 from harness.store import MODEL_KEYS, Store, signature_text
 from harness.types import Headline, Sample, ScorerName, Stage, StageKey, Task
 
@@ -34,9 +35,12 @@ NUMERIC_TYPES = frozenset({"integer", "decimal", "time"})
 DEFAULT_SCORERS: tuple[ScorerName, ...] = ("strict", "lenient")
 
 
-def read_scores(study_dir: Path, scorers: Sequence[ScorerName] = DEFAULT_SCORERS) -> StudyScores:
+def read_scores(
+    study_dir: Path, scorers: Sequence[ScorerName] = DEFAULT_SCORERS, *, traits: bool = False
+) -> StudyScores:
     """Grades every sealed cell of a study. Imported studies are read as they are.
 
+    `traits`: the rates hold all traits of the answers as well, for drift diagnostics.
     Raises ResultsError when the folder holds no study or a file in it is damaged.
     """
     record = read_record(study_dir)
@@ -58,7 +62,10 @@ def read_scores(study_dir: Path, scorers: Sequence[ScorerName] = DEFAULT_SCORERS
         samples = store.read_samples(name, row["data"])
         cells = [stage["cells"].get(name) for stage in record["stages"]]
         answers = [_answers(store, name, cell, samples) for cell in cells]
-        benchmarks[name] = grade_benchmark(task, row["role"], samples, columns, answers, scorers)
+        bench = grade_benchmark(task, row["role"], samples, columns, answers, scorers)
+        if traits:
+            bench = with_traits(bench, task.headline, samples, answers)
+        benchmarks[name] = bench
         repeated = _answers(store, name, record.get("base_again", {}).get(name), samples)
         if repeated and answers[0]:
             again.append((answers[0].texts, repeated.texts))
@@ -96,6 +103,8 @@ class Answers:
     failed: NDArray[np.bool_]
     signature: str
     settings: str
+    masses: Sequence[Mapping[str, float] | None] = ()
+    """Probability per token class where the answer begins; None = not measured."""
 
 
 def grade_benchmark(
@@ -142,10 +151,39 @@ def grade_benchmark(
         values={name: units.join(v, task.headline.combine) for name, v in values.items()},
         status=units.worst(status),
         unparsed=units.any(unparsed),
-        rates={"bare_number": units.join(bare, "mean")} if any(wordy) else {},
+        rates={
+            **({"bare_number": units.join(bare, "mean")} if any(wordy) else {}),
+            **{name: units.join(m, "mean") for name, m in _masses(len(samples), answers).items()},
+        },
         settings=tuple("" if a is None else a.settings for a in answers),
         signatures=tuple("" if a is None else a.signature for a in answers),
     )
+
+
+def with_traits(
+    bench: BenchmarkScores,
+    headline: Headline,
+    samples: Sequence[Sample],
+    answers: Sequence[Answers | None],
+) -> BenchmarkScores:
+    """The benchmark with `harness.scoring.traits` among its rates."""
+    units = Units.of(headline, samples)
+    columns = trait_columns(samples, [a.texts if a else None for a in answers])
+    joined = {name: units.join(values, "mean") for name, values in columns.items()}
+    return replace(bench, rates={**bench.rates, **joined})
+
+
+def _masses(n: int, answers: Sequence[Answers | None]) -> dict[str, NDArray[np.float64]]:
+    """`<class>_mass` -> (n, n_columns) probabilities of token classes; NaN = not measured."""
+    found: dict[str, NDArray[np.float64]] = {}
+    for j, column in enumerate(answers):
+        for i, masses in enumerate(column.masses if column else ()):
+            for name, mass in (masses or {}).items():
+                rate = f"{name}_mass"
+                if rate not in found:
+                    found[rate] = np.full((n, len(answers)), np.nan)
+                found[rate][i, j] = mass
+    return found
 
 
 class Units:
@@ -268,4 +306,5 @@ def _answers(
     failed = np.array([row is not None and row["status"] != "ok" for row in found], np.bool_)
     signature = metadata["signature"]
     settings = {k: v for k, v in signature.items() if k not in MODEL_KEYS}
-    return Answers(texts, failed, signature_text(signature), signature_text(settings))
+    masses = [dict(row["class_mass"] or ()) if row else None for row in found]
+    return Answers(texts, failed, signature_text(signature), signature_text(settings), masses)
