@@ -257,6 +257,10 @@ class Resolver:
         """The study's base. Raises CheckpointError."""
         if self._base is None:
             path = base_folder(self._manifest.base, self._folder)
+            if checkpoints.is_adapter(path):
+                raise CheckpointError(
+                    str(path), "a peft adapter is no base; give the model it was trained on"
+                )
             if not checkpoints.has_processor(path):
                 raise CheckpointError(
                     str(path), "no tokenizer and processor here; copy them from the base model"
