@@ -390,6 +390,18 @@ def test_a_scored_study_has_pictures_rates_and_settings(native: Path) -> None:
     assert content.provenance.commands[0] == "forgeteval score checkpoints.yaml"
 
 
+def test_a_sweep_that_is_not_done_is_shown_as_far_as_it_is(native: Path) -> None:
+    folder = native.parent / "results" / "tiny"
+    record = json.loads((folder / "study.json").read_text())
+    owed = record["stages"][2]["cells"]["words"]
+    (folder / "cells" / "words" / f"{owed}.parquet").unlink()
+    content = gather(wanted(folder), JudgeOptions())
+    payload = samples_of(page(content))
+    first, _, last = payload["benchmarks"][0]["answers"]
+    assert set(last) == {-1} and -1 not in first
+    assert [cell.says == "NA" for cell in content.heat[0].rows[0].cells] == [False, True]
+
+
 def test_pictures_are_few_and_small(native: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.report.thumbnails.MAX_PICTURES", 3)
     found = thumbnails(native, {"words": [str(i) for i in reversed(range(20))]})

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.analysis.scores import BASE, StageKey, StudyScores
+from harness.analysis.scores import BASE, MISSING, StageKey, StudyScores
 from harness.interop.score_files import KIND, ROWS_FILE
 from harness.store import read_json
 
@@ -49,17 +49,24 @@ class WordReader:
         if texts is None:
             empty = [""] * len(sample_ids)
             return Words(empty, empty, {key: [None] * len(sample_ids) for key in keys})
+        bench = self.scores.benchmarks[benchmark]
+        answered = dict(zip(bench.columns, (bench.status != MISSING).any(axis=0), strict=True))
         return Words(
             [texts.question(benchmark, name) for name in sample_ids],
             [texts.gold(benchmark, name) for name in sample_ids],
-            {key: [self._response(key, benchmark, name) for name in sample_ids] for key in keys},
+            {
+                key: [self._response(key, benchmark, name) for name in sample_ids]
+                if answered.get(key)  # a cell that is still being answered cannot be read
+                else [None] * len(sample_ids)
+                for key in keys
+            },
         )
 
     def _response(self, key: StageKey, benchmark: str, sample_id: str) -> str | None:
         assert self.scores.texts is not None
         try:
             return self.scores.texts.response(key, benchmark, sample_id)
-        except KeyError:  # the cell, or the sample in it, is still owed
+        except KeyError:  # this sample has no answer in its cell
             return None
 
     def _imported(
