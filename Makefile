@@ -35,10 +35,10 @@ demo: $(VENV)/.run ## train, sweep, score and judge the micro study (under 6 min
 	$(BIN)/forgeteval demo
 
 test: $(VENV)/.dev lint ## everything CI runs
-	$(BIN)/pytest -q -m ""
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "" -n 2 --dist loadfile
 
 unit: $(VENV)/.dev ## the quick tests, under a minute
-	$(BIN)/pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
 
 lint: $(VENV)/.dev ## ruff and strict mypy
 	$(BIN)/ruff check .
