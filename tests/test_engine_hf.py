@@ -22,6 +22,7 @@ from tiny_models import (
 )
 
 from harness.engines import create
+from harness.engines.blending import blended
 from harness.engines.hf import HFEngine, Job, batches
 from harness.errors import CheckpointError
 from harness.types import Checkpoint, Decoding, Prediction, Request
@@ -397,6 +398,33 @@ def test_interpolated_weights(folders: dict[tuple[Family, str], Path], tmp_path:
     paid = engine.counts
     answers(engine, a, requests, blend=((str(llm), 0.3),))
     assert engine.counts == paid
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_ends_of_an_interpolation_are_the_checkpoints_themselves(
+    share: float, folders: dict[tuple[Family, str], Path]
+) -> None:
+    a, b = (folders["qwen2_5_vl", name] for name in "ab")
+    requests, engine, end = asked(), fresh(), fresh()
+    found = answers(engine, a, requests, blend=((str(b), share),))
+    assert found == answers(end, b if share else a, requests)
+    mine, theirs = (e._live.model.state_dict() for e in (engine, end) if e._live)
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_blended_is_exact_where_it_must_be(dtype: torch.dtype) -> None:
+    draw = torch.Generator().manual_seed(0)
+    # Magnitudes so far apart that w + (o - w) is not o.
+    w = (torch.randn(5000, generator=draw) * 1e3).to(dtype)
+    o = (torch.randn(5000, generator=draw) * 1e-3).to(dtype)
+    assert torch.equal(blended([w, o], [0.0]).to(dtype), w)
+    assert torch.equal(blended([w, o], [1.0]).to(dtype), o)
+    for share in (0.1, 0.5, 0.9):
+        assert torch.equal(blended([w, w.clone()], [share]).to(dtype), w)
+        wanted = w.double() + share * (o.double() - w.double())
+        assert torch.allclose(blended([w, o], [share]).double(), wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_a_peft_adapter_is_merged(folders: dict[tuple[Family, str], Path], tmp_path: Path) -> None:

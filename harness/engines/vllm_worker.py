@@ -29,6 +29,8 @@ def tensors(folders: Sequence[str], shares: Sequence[float]) -> Iterator[tuple[s
     """(name as vLLM knows it, tensor) of the interpolated checkpoint, one at a time."""
     from safetensors import safe_open
 
+    from harness.engines.blending import blended
+
     indexes = [
         {canonical(entry.name): entry for entry in tensor_index(Path(folder)).values()}
         for folder in folders
@@ -42,12 +44,7 @@ def tensors(folders: Sequence[str], shares: Sequence[float]) -> Iterator[tuple[s
             if entry.file not in opened:
                 opened[entry.file] = safe_open(str(entry.file), framework="pt", device="cpu")
             values.append(opened[entry.file].get_tensor(entry.name))
-        value = values[0]
-        if shares:
-            start = value.float()
-            moves = (s * (v.float() - start) for s, v in zip(shares, values[1:], strict=True))
-            value = sum(moves, start=start).to(value.dtype)
-        yield served_name(first.name), value
+        yield served_name(first.name), blended(values, shares).to(values[0].dtype)
 
 
 def _repack_tied_head(model: Any) -> None:

@@ -21,6 +21,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from harness.checkpoints import TensorEntry, tensor_index
+from harness.engines.blending import blended
 from harness.engines.layouts import shortened
 from harness.errors import CheckpointError, Problem
 
@@ -78,15 +79,11 @@ class LiveWeights:
     def copy(self, plans: Sequence[Plan], shares: Sequence[float]) -> None:
         """Write the first plan's tensors, moved by `shares[i]` towards plan i + 1 (WiSE-FT).
 
-        Interpolated in float32 as w + share x (other - w): tensors that are equal stay exactly
-        equal. Raises CheckpointError when tied tensors of a file differ.
+        Interpolated in float32 as `blended` does: the end points are exact. Raises
+        CheckpointError when tied tensors of a file differ.
         """
         for name, tensors in _aligned(plans):
-            value = tensors[0]
-            if shares:
-                first = value.float()
-                moves = (s * (t.float() - first) for s, t in zip(shares, tensors[1:], strict=True))
-                value = sum(moves, start=first)
+            value = blended(tensors, shares)
             target = self._targets[name]
             self._refuse_untied(name, plans[0], value)
             target.copy_(value)
