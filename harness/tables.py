@@ -113,6 +113,7 @@ class _ParquetPieces:
     """A Parquet file; its pieces are its row groups."""
 
     def __init__(self, path: str):
+        self._path = path
         self._file = pq.ParquetFile(path)
         self._lock = threading.Lock()
         self.schema: pa.Schema = self._file.schema_arrow
@@ -120,9 +121,12 @@ class _ParquetPieces:
         self.lengths = [self._file.metadata.row_group(i).num_rows for i in range(groups)]
 
     def piece(self, index: int, leaf: str) -> pa.ChunkedArray:
-        """A column of a row group, or only one leaf of it (`image.path`)."""
-        with self._lock:  # one file position
-            return self._file.read_row_group(index, columns=[leaf]).column(0)
+        """A column of a row group, or only one leaf of it (`image.path`). Raises DataError."""
+        try:
+            with self._lock:  # one file position
+                return self._file.read_row_group(index, columns=[leaf]).column(0)
+        except (pa.ArrowException, OSError) as error:
+            raise _unreadable(self._path, error) from None
 
     def presence(self, column: str) -> str:
         """The cheapest leaf that tells which image cells are there: the path, not the bytes."""
@@ -158,12 +162,17 @@ class _ArrowPieces:
 
 @lru_cache(maxsize=64)
 def _open(file: DataFile) -> _ParquetPieces | _ArrowPieces:
-    path, name = file.path, Path(file.path).name
+    path = file.path
     try:
         return _ParquetPieces(path) if path.endswith(".parquet") else _ArrowPieces(path)
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0].replace(path, name)
-        raise DataError(name, f"cannot be read as Parquet or Arrow: {reason}") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: str, error: Exception) -> DataError:
+    name = Path(path).name
+    reason = (str(error).splitlines() or [type(error).__name__])[0].replace(path, name)
+    return DataError(name, f"cannot be read as Parquet or Arrow: {reason}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +218,10 @@ class ColumnTable:
     def image_bytes(self, row: int, column: str, item: int | None) -> bytes:
         """Encoded bytes of an image cell. Raises SampleError."""
         file, piece, at = _locate(self.files, row)
-        value = _pieces.get(file, piece, column)[at]
+        try:
+            value = _pieces.get(file, piece, column)[at]
+        except DataError as error:
+            raise SampleError(str(error)) from None
         value = value if item is None else value[item]
         value = value.as_py()
         if isinstance(value, Mapping):
@@ -317,6 +329,24 @@ def _file_image(name: object, folder: str) -> Image:
     return FileImage(str(Path(folder) / inside), name)
 
 
+def _csv_records(path: Path, content: str) -> list[dict[str, Any]]:
+    """The records of a CSV or TSV file. Raises DataError with the line."""
+    csv.field_size_limit(CSV_FIELD_BYTES)
+    delimiter = "\t" if path.suffix == ".tsv" else ","
+    reader = csv.DictReader(content.splitlines(keepends=True), delimiter=delimiter)
+    records: list[dict[str, Any]] = []
+    try:
+        for record in reader:
+            if None in record:
+                expected = len(reader.fieldnames or ())
+                text = f"more than the {expected} fields of the first line; quote texts with commas"
+                raise DataError(path.name, f"line {reader.line_num}: {text}")
+            records.append(record)
+    except csv.Error as error:
+        raise DataError(path.name, f"line {reader.line_num}: {error}") from None
+    return records
+
+
 def _read_records(path: Path) -> RecordTable:
     """The records of one file. Raises DataError with the line."""
     try:
@@ -326,11 +356,7 @@ def _read_records(path: Path) -> RecordTable:
     except OSError as error:
         raise DataError(path.name, str(error.strerror)) from None
     if path.suffix in (".csv", ".tsv"):
-        csv.field_size_limit(CSV_FIELD_BYTES)
-        rows = csv.DictReader(
-            content.splitlines(keepends=True), delimiter="\t" if path.suffix == ".tsv" else ","
-        )
-        return RecordTable(list(rows), str(path.parent))
+        return RecordTable(_csv_records(path, content), str(path.parent))
     lines: Iterable[tuple[int, str]]
     if path.suffix == ".json":
         lines = [(1, content)]
@@ -340,7 +366,7 @@ def _read_records(path: Path) -> RecordTable:
     for number, line in lines:
         try:
             value = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(path.name, f"line {number}: not JSON ({error})") from None
         records += value if path.suffix == ".json" and isinstance(value, list) else [value]
     for number, record in enumerate(records):
