@@ -97,9 +97,11 @@ def report(
         if json_:
             print(json.dumps([{"file": str(f), "bytes": f.stat().st_size} for f in written]))
         else:
-            for f in written:
-                size = f.stat().st_size / 1000
-                console.print(f"wrote {f} ({size:,.0f} kB)", markup=False, highlight=False)
+            size = target.stat().st_size / 1000
+            console.print(f"wrote {target} ({size:,.0f} kB)", markup=False, highlight=False)
+            if figures:
+                text = f"wrote {figures}: {len(written) - 1} files"
+                console.print(text, markup=False, highlight=False)
 
     if watch:
         _keep_building(build, folder, console, opened=open_, target=target)

@@ -215,6 +215,8 @@ class TypeCounts:
         self._runs = {run: [s.key for s in stages] for run, stages in scores.runs().items()}
         self._given: dict[StageKey, Counter[str]] = {}
         self._moves: dict[tuple[str, int], Counter[tuple[str, str]]] = {}
+        self._incomplete: set[StageKey] = set()
+        """Checkpoints that lack all answers to some benchmark: their shares would be of others."""
 
     def add(
         self, kinds: Mapping[StageKey, Sequence[str | None]], counted: NDArray[np.bool_]
@@ -222,8 +224,10 @@ class TypeCounts:
         """Count one benchmark's answers where `counted` (n,) is true."""
         where = np.flatnonzero(counted).tolist()
         for key, found in kinds.items():
-            here = [found[i] for i in where]
-            self._given.setdefault(key, Counter()).update(kind for kind in here if kind)
+            here = [kind for i in where if (kind := found[i])]
+            self._given.setdefault(key, Counter()).update(here)
+            if where and not here:
+                self._incomplete.add(key)
         for (strategy, _), keys in self._runs.items():
             base = kinds.get(keys[0])
             for key in keys[1:]:
@@ -236,15 +240,22 @@ class TypeCounts:
                 )
 
     def shares(self) -> pd.DataFrame:
-        """strategy, stage, type, share_pct; mean over runs of each run's shares."""
+        """strategy, stage, type, share_pct; mean over runs of each run's shares.
+
+        A stage that some run has not answered in full is left out.
+        """
         rows = []
+        partly: set[tuple[str, int]] = set()
         for (strategy, _), keys in self._runs.items():
-            for stage, key in enumerate(keys):
+            for at, key in enumerate(keys):
+                stage = 0 if at == 0 else key.stage
                 given = self._given.get(key, Counter())
-                total = sum(given.values())
-                for kind in TYPES if total else ():
-                    share = 100 * given[kind] / total
-                    rows.append((strategy, 0 if stage == 0 else key.stage, kind, share))
+                if not given or key in self._incomplete:
+                    partly.add((strategy, stage))
+                    continue
+                total = given.total()
+                rows += [(strategy, stage, kind, 100 * given[kind] / total) for kind in TYPES]
+        rows = [row for row in rows if row[:2] not in partly]
         frame = pd.DataFrame(rows, columns=["strategy", "stage", "type", "share_pct"])
         means = frame.groupby(["strategy", "stage", "type"], sort=False, as_index=False).mean()
         used = means.groupby("type")["share_pct"].transform("sum") > 0

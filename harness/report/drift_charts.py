@@ -117,14 +117,14 @@ RATE_NAMES = {
 
 
 def held_out_rates(view: View) -> list[dict[str, Any]]:
-    """Mean over held-out benchmarks, then over runs, of each rate of `scores.csv`, in percent."""
+    """Mean over held-out benchmarks, then over runs, of each rate of `scores.csv`, in percent.
+
+    A stage at which any of them is missing is left out, as everywhere.
+    """
     scores = view.judgement.scores
-    chosen = scores["metric"].isin(RATE_NAMES) & (scores["role"] == "held_out")
-    found = scores[chosen].dropna(subset=["score_pct"])
-    if found.empty:
-        return []
-    by_run = found.groupby(["metric", "strategy", "run", "stage"])["score_pct"].mean()
-    means = by_run.groupby(level=["metric", "strategy", "stage"]).mean()
+    found = scores[scores["metric"].isin(RATE_NAMES) & (scores["role"] == "held_out")]
+    by_run = _complete_means(found, ["metric", "strategy", "run", "stage"])
+    means = _complete_means(by_run, ["metric", "strategy", "stage"])["score_pct"].dropna()
     rows = []
     for metric, title in RATE_NAMES.items():
         if metric not in means.index.get_level_values(0):
@@ -143,6 +143,12 @@ def held_out_rates(view: View) -> list[dict[str, Any]]:
                      "says": f"{who}; {title}; after {place.label}; {plain(value)} %"}
                 )  # fmt: skip
     return rows
+
+
+def _complete_means(frame: pd.DataFrame, key: list[str]) -> pd.DataFrame:
+    """Means of `score_pct` by `key`; NaN where any part is."""
+    groups = frame.groupby(key)["score_pct"]
+    return groups.mean().where(groups.count() == groups.size()).to_frame()
 
 
 def _rates_spec(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.analysis.scores import BASE, MISSING, StageKey, StudyScores
+from harness.analysis.scores import BASE, NOT_APPLICABLE, SCORED, StageKey, StudyScores
 from harness.interop.score_files import KIND, ROWS_FILE
 from harness.store import read_json
 
@@ -50,24 +50,21 @@ class WordReader:
             empty = [""] * len(sample_ids)
             return Words(empty, empty, {key: [None] * len(sample_ids) for key in keys})
         bench = self.scores.benchmarks[benchmark]
-        answered = dict(zip(bench.columns, (bench.status != MISSING).any(axis=0), strict=True))
+        at = {str(name): i for i, name in enumerate(bench.sample_ids)}
+        # A cell that is still being answered cannot be read, and a failure is no answer.
+        answered = (bench.status == SCORED) | (bench.status == NOT_APPLICABLE)
+        columns = {key: answered[:, j] for j, key in enumerate(bench.columns)}
         return Words(
             [texts.question(benchmark, name) for name in sample_ids],
             [texts.gold(benchmark, name) for name in sample_ids],
             {
-                key: [self._response(key, benchmark, name) for name in sample_ids]
-                if answered.get(key)  # a cell that is still being answered cannot be read
-                else [None] * len(sample_ids)
+                key: [
+                    texts.response(key, benchmark, name) if columns[key][at[name]] else None
+                    for name in sample_ids
+                ]
                 for key in keys
             },
         )
-
-    def _response(self, key: StageKey, benchmark: str, sample_id: str) -> str | None:
-        assert self.scores.texts is not None
-        try:
-            return self.scores.texts.response(key, benchmark, sample_id)
-        except KeyError:  # this sample has no answer in its cell
-            return None
 
     def _imported(
         self, benchmark: str, sample_ids: Sequence[str], keys: Sequence[StageKey]
@@ -88,7 +85,7 @@ class WordReader:
         }
         questions: dict[str, str] = {}
         golds: dict[str, str] = {}
-        responses: dict[tuple[Any, ...], str] = {}
+        responses: dict[tuple[Any, ...], str | None] = {}
         rows = zip(*columns, said["question"], said["gold"], said["response"], strict=True)
         for strategy, run, stage, sample, question, gold, response in rows:
             if question:
@@ -96,7 +93,7 @@ class WordReader:
             if gold:
                 golds.setdefault(sample, gold)
             place = (strategy, "" if strategy == BASE else run, stage, sample)
-            responses.setdefault(place, response or "")
+            responses.setdefault(place, (response or "") if "response" in present else None)
         return Words(
             [questions.get(name, "") for name in sample_ids],
             [golds.get(name, "") for name in sample_ids],

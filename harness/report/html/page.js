@@ -170,9 +170,13 @@
     };
 
     const graded = (bench, column, i) => {
-      const parts = Object.entries(bench.scores)
-        .filter(([, scores]) => scores[column][i] >= 0)
-        .map(([scorer, scores]) => `${scorer} ${scores[column][i]} %`);
+      const given = Object.entries(bench.scores)
+        .map(([scorer, scores]) => [scorer, scores[column][i]])
+        .filter(([, score]) => score >= 0);
+      const agree = new Set(given.map(([, score]) => score)).size === 1;
+      const parts = agree
+        ? [`${given[0][1]} %`]
+        : given.map(([scorer, score]) => `${scorer} ${score} %`);
       const kind = bench.kinds[column][i];
       if (kind >= 0) parts.push(data.types[kind].replace("_", "/"));
       return parts.join(" · ");
