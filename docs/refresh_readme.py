@@ -15,12 +15,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-BLOCK = re.compile(r"(<!-- output: (?P<command>.+?) -->\n```(?:text)?\n)(?P<body>.*?)(\n```)", re.S)
+BLOCK = re.compile(r"(<!-- output: (?P<command>.+?) -->\n```(?:text)?\n)(?P<body>.*?)(```)", re.S)
 
 
 def output_of(command: str) -> str:
-    """What a command prints in 80 columns, without trailing spaces; `| head -N` is understood."""
+    """What a command prints in 80 columns; `| tail -n +N` and `| head -N` are understood."""
     command, _, head = command.partition(" | head -")
+    command, _, tail = command.partition(" | tail -n +")
     words = shlex.split(command)
     words[:1] = [sys.executable, "-m", "harness"]
     environment = {**os.environ, "COLUMNS": "80", "TERM": "dumb", "NO_COLOR": "1"}
@@ -28,12 +29,13 @@ def output_of(command: str) -> str:
     if done.returncode:
         raise SystemExit(f"{command}: exit code {done.returncode}\n{done.stderr}")
     lines = [line.rstrip() for line in done.stdout.strip("\n").splitlines()]
+    lines = lines[int(tail) - 1 :] if tail else lines
     return "\n".join(lines[: int(head)] if head else lines)
 
 
 def refreshed(text: str) -> str:
     """The README with every output block made anew."""
-    return BLOCK.sub(lambda m: f"{m[1]}{output_of(m['command'])}{m[4]}", text)
+    return BLOCK.sub(lambda m: f"{m[1]}{output_of(m['command'])}\n{m[4]}", text)
 
 
 def main() -> None:

@@ -89,11 +89,13 @@ class PlainLines(_Counting):
         super().answered(n, n_failed)
         if time.monotonic() - self._last > PLAIN_SECONDS or self.done == self.total:
             self._last = time.monotonic()
-            left = (self.total - self.done) / max(self.rate(), 1e-9)
-            self._say(
-                f"{self.done:,}/{self.total:,} samples, {self.rate():.0f}/s, about {left:.0f} s "
-                f"left: {self.label}, {self.name}" + (f", {self.failed} failed" * bool(self.failed))
-            )
+            pace = ""
+            if self.done:
+                left = (self.total - self.done) / self.rate()
+                pace = f", {self.rate():.0f}/s, about {left:.0f} s left"
+            failed = f", {self.failed} failed" if self.failed else ""
+            where = f"{self.label}, {self.name}"
+            self._say(f"{self.done:,}/{self.total:,} samples{pace}: {where}{failed}")
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, markup=False)
