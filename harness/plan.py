@@ -218,11 +218,18 @@ def study_record(manifest: Manifest, plan: Plan) -> dict[str, Any]:
                     for name in (plan.benchmarks if checkpoint else ())
                     if checkpoint and (checkpoint.fingerprint, name) in cells
                 },
+                **_trust(checkpoint),
             }
             for stage, checkpoint in plan.stages
         ],
         "base_again": {cell.task: cell.id for cell in plan.cells if cell.again},
     }
+
+
+def _trust(checkpoint: Checkpoint | None) -> dict[str, bool]:
+    """Said only where it is so: code from the checkpoint's folder made these numbers."""
+    trusted = checkpoint is not None and checkpoint.trust_remote_code
+    return {"trust_remote_code": True} if trusted else {}
 
 
 def requests(task: Task, samples: Sequence[Sample], profile: Profile) -> list[Request]:
@@ -278,6 +285,11 @@ class Resolver:
         trust = spec.trust_remote_code
         if spec.wise_ft is not None:
             of, other = self._locate(spec.wise_ft.of), self._locate(spec.wise_ft.with_)
+            for end in (of, other):
+                if checkpoints.is_adapter(end):
+                    raise CheckpointError(
+                        str(end), "a peft adapter cannot be interpolated; merge it into its model"
+                    )
             share = spec.wise_ft.alpha
             parts = [self._fingerprint(of), self._fingerprint(other), repr(share)]
             mixed = hashlib.sha256("|".join(parts).encode()).hexdigest()

@@ -8,6 +8,8 @@ still owes. Ctrl-C ends cleanly: what was answered stays.
 from __future__ import annotations
 
 import contextlib
+import os
+import re
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +33,9 @@ from harness.types import Checkpoint, Engine, Prediction, Profile, Request
 # Answers are made durable in groups: at most this many, or this old in seconds.
 FLUSH_COUNT = 64
 FLUSH_SECONDS = 2.0
+# Environment variables whose values are kept out of logs; shorter values are words, not secrets.
+SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSWORD|API_?KEY", re.IGNORECASE)
+SECRET_LENGTH = 8
 
 
 class Watch(Protocol):
@@ -204,13 +209,21 @@ class LiveEngine:
     def _death(self, error: Exception, name: str) -> EngineError:
         """The error in one line; its traceback goes to a log file."""
         log = self._logs / f"{name}.log"
-        text = "".join(traceback.format_exception(error))
+        text = _without_secrets("".join(traceback.format_exception(error)))
         with contextlib.suppress(OSError):  # on a full disk the message alone must do
             log.parent.mkdir(parents=True, exist_ok=True)
             log.write_text(text, encoding="utf-8", errors="backslashreplace")
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        reason = _without_secrets((str(error).strip().splitlines() or [""])[0])[:200]
         died = f"died with {type(error).__name__}" + (f": {reason}" if reason else "")
         return EngineError("engine", f"{died}; what it raised is in logs/{log.name}")
+
+
+def _without_secrets(text: str) -> str:
+    """The text with the values of the environment's tokens replaced by their names."""
+    for name, value in os.environ.items():
+        if len(value) >= SECRET_LENGTH and SECRET_NAMES.search(name):
+            text = text.replace(value, f"<{name}>")
+    return text
 
 
 class Requests:

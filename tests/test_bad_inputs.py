@@ -395,6 +395,19 @@ def test_bad_results_are_refused_by_name(place: Path, engine, what: str):
     assert kinds & {"damaged", "missing"}
 
 
+def test_code_from_a_checkpoint_is_run_only_where_the_manifest_says_so(place: Path, engine):
+    def trusted() -> list[object]:
+        outcome = study.score(open_bad(place), Quiet())
+        assert outcome.exit_code == 0
+        record = json.loads((place / STUDY_JSON).read_text())
+        return [stage.get("trust_remote_code") for stage in record["stages"]]
+
+    assert trusted() == [None, None] and not engine.current.trust_remote_code
+    text = MANIFEST.replace("path: ckpt/s1", "path: ckpt/s1, trust_remote_code: true")
+    (place / "study.yaml").write_text(text)
+    assert trusted() == [None, True]
+
+
 def test_at_least_sixty_bad_inputs_have_messages_of_their_own():
     own = [CHECKPOINT_FAULTS, DATA_FAULTS, PICTURE_FAULTS, RESULT_FAULTS]
     tables = [*own, MISTAKES, BAD_FILES]

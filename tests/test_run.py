@@ -215,3 +215,15 @@ def test_an_engine_that_cannot_be_started_fails_each_checkpoint_in_one_line(stor
         "died with ImportError: libcudart.so.12: cannot open shared object file; what"
         in outcome.failures[0].why
     )
+
+
+def test_tokens_are_not_written_to_results(store: Store, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_averysecretword")
+
+    def make():
+        raise RuntimeError("401 for https://user:hf_averysecretword@host/model")
+
+    outcome = sweep(make_plan(store), store, "fixed", make, Quiet())
+    assert "https://user:<HF_TOKEN>@host" in outcome.failures[0].why
+    files = [file for file in store.folder.rglob("*") if file.is_file()]
+    assert files and all(b"averysecret" not in file.read_bytes() for file in files)
