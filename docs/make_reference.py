@@ -193,8 +193,11 @@ def manifest_schema() -> dict[str, Any]:
         model.pop("title", None)
     props, defs = schema["properties"], schema["$defs"]
     props["study"]["pattern"] = f"^{NAME.pattern}$"
-    # What the program accepts beside the full form: a plain word, or a glob.
+    # What the program accepts beside the full form: a plain word, a glob, a list of shares.
     props["base"] = _or_text(props["base"])
+    share = defs["WiseFt"]["properties"]["alpha"]
+    one = {key: share.pop(key) for key in ("type", "minimum", "maximum")}
+    share["anyOf"] = [one, {"type": "array", "items": one, "minItems": 1, "uniqueItems": True}]
     for spec in (defs["RunSpec"], defs["StrategySpec"]):
         spec["properties"]["stages"] = _or_text(spec["properties"]["stages"])
     return {

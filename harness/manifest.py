@@ -184,8 +184,9 @@ class WiseFt(_Strict):
     of: str
     """Folder of the tuned checkpoint."""
     with_: str = Field(alias="with", default=BASE)
-    """Folder of the other end point; `base` is the study's base."""
+    """Folder of the other end point; `base` is the study's base, `previous` the stage before."""
     alpha: float = Field(ge=0.0, le=1.0)
+    """Share of `with`. A list of shares stands for as many stages."""
 
     @field_validator("of", "with_")
     @classmethod
@@ -229,6 +230,8 @@ def natural(text: str) -> list[tuple[int, str]]:
 
 def _expand(value: object, info: ValidationInfo) -> object:
     """A glob stands for its folders in natural order, trained_on read from their names."""
+    if isinstance(value, list):
+        return _spelled_out(value)
     if not isinstance(value, str):
         return value
     context = _context(info)
@@ -245,6 +248,51 @@ def _expand(value: object, info: ValidationInfo) -> object:
         shown = path if Path(value).is_absolute() else path.relative_to(context.folder)
         stages.append({"path": str(shown), "trained_on": last_target(path.name, context.targets)})
     return stages
+
+
+def _spelled_out(stages: Sequence[object]) -> list[object]:
+    """Stages with `with: previous` as the folder meant, and a list of alphas as a stage each."""
+    found: list[object] = []
+    previous: object = BASE
+    for index, stage in enumerate(stages):
+        mix = stage.get("wise_ft") if isinstance(stage, dict) else None
+        if not isinstance(stage, dict) or not isinstance(mix, dict):
+            previous = stage.get("path") if isinstance(stage, dict) else None
+            found.append(stage)
+            continue
+        if mix.get("with") == "previous":
+            if previous is None:
+                raise ValueError(
+                    f"stages[{index}].wise_ft.with: got 'previous', but the stage before is itself"
+                    " interpolated; name the folder to mix with"
+                )
+            if previous == mix.get("of"):
+                raise ValueError(
+                    f"stages[{index}].wise_ft.with: the stage before is `of` itself; put the"
+                    " mix in its place, or name the folder to mix with"
+                )
+            mix = {**mix, "with": previous}
+        previous = None
+        found += _sweep(stage, mix, index)
+    return found
+
+
+def _sweep(stage: Mapping[str, Any], mix: Mapping[str, Any], index: int) -> list[object]:
+    """One stage per alpha, named by it."""
+    alphas = mix.get("alpha")
+    if not isinstance(alphas, list):
+        return [{**stage, "wise_ft": mix}]
+    good = all(type(alpha) in (int, float) and 0 <= alpha <= 1 for alpha in alphas)
+    if not good or not alphas or len(set(alphas)) < len(alphas):
+        raise ValueError(
+            f"stages[{index}].wise_ft.alpha: got {alphas!r:.60},"
+            " expected numbers from 0 to 1, each once"
+        )
+    name = stage.get("name") or stage.get("trained_on") or "wise_ft"
+    return [
+        {**stage, "name": f"{name}-alpha{alpha:g}", "wise_ft": {**mix, "alpha": alpha}}
+        for alpha in alphas
+    ]
 
 
 def last_target(name: str, targets: Sequence[str]) -> str | None:

@@ -80,6 +80,34 @@ def change(*pairs: tuple[str, str]) -> str:
     return text
 
 
+def test_a_sweep_of_alphas_is_a_stage_each(folder: Path):
+    sweep = "{wise_ft: {of: ckpt/10_pathvqa, with: previous, alpha: [0, 0.25, 1]}, name: mix}"
+    manifest = read(folder, GOOD + f"      - {sweep}\n")
+    found = [(s.key.stage, s.name, spec.wise_ft) for s, spec in manifest.stages()][2:]
+    assert [(stage, name) for stage, name, _ in found] == [
+        (3, "mix-alpha0"),
+        (4, "mix-alpha0.25"),
+        (5, "mix-alpha1"),
+    ]
+    assert [(mix.of, mix.with_, mix.alpha) for *_, mix in found if mix] == [
+        ("ckpt/10_pathvqa", "ckpt/2_path", 0),
+        ("ckpt/10_pathvqa", "ckpt/2_path", 0.25),
+        ("ckpt/10_pathvqa", "ckpt/2_path", 1),
+    ]
+
+
+def test_previous_of_the_first_stage_is_the_base(folder: Path):
+    mixed = change(
+        ("path: ckpt/1_count", "wise_ft: {of: ckpt/1_count, with: previous, alpha: 0.5}"),
+        ("path: ckpt/2_path", "wise_ft: {of: ckpt/2_path, with: ckpt/1_count, alpha: 0.5}"),
+    )
+    specs = [spec.wise_ft for _, spec in read(folder, mixed).stages()]
+    assert [spec and (spec.of, spec.with_) for spec in specs] == [
+        ("ckpt/1_count", "base"),
+        ("ckpt/2_path", "ckpt/1_count"),
+    ]
+
+
 # what is wrong -> (manifest, a line of the message)
 MISTAKES: dict[str, tuple[str | bytes, str]] = {
     "empty file": ("", "the file is empty; expected keys study, base, suite, strategies"),
@@ -221,6 +249,26 @@ MISTAKES: dict[str, tuple[str | bytes, str]] = {
     "alpha out of range": (
         change(("path: ckpt/2_path", "wise_ft: {of: ckpt/2_path, alpha: 1.5}")),
         "strategies.sa.stages[1].wise_ft.alpha: got 1.5",
+    ),
+    "sweep out of range": (
+        change(("path: ckpt/2_path", "wise_ft: {of: ckpt/2_path, alpha: [0.5, 2]}")),
+        "stages[1].wise_ft.alpha: got [0.5, 2], expected numbers from 0 to 1, each once",
+    ),
+    "sweep with a share twice": (
+        change(("path: ckpt/2_path", "wise_ft: {of: ckpt/2_path, alpha: [0.5, 0.5]}")),
+        "stages[1].wise_ft.alpha: got [0.5, 0.5], expected numbers from 0 to 1, each once",
+    ),
+    "previous stage is interpolated": (
+        change(
+            ("path: ckpt/1_count", "wise_ft: {of: ckpt/1_count, alpha: 0.5}"),
+            ("path: ckpt/2_path", "wise_ft: {of: ckpt/2_path, with: previous, alpha: 0.5}"),
+        ),
+        "stages[1].wise_ft.with: got 'previous', but the stage before is itself interpolated;"
+        " name the folder to mix with",
+    ),
+    "mixed with itself": (
+        GOOD + "      - {wise_ft: {of: ckpt/2_path, with: previous, alpha: 0.5}}\n",
+        "stages[2].wise_ft.with: the stage before is `of` itself; put the mix in its place",
     ),
     "source of no task of the suite": (
         change(("  held_out:", "  sources: {mmstar: {path: x}}\n  held_out:")),
