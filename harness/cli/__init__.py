@@ -17,6 +17,7 @@ from harness.cli import (
     audit,
     compare,
     components,
+    convert,
     demo,
     drift,
     gate,
@@ -67,7 +68,7 @@ def _root(
 
 for group in (
     demo, score, compare, gate, leaderboard, report, importing, tasks, audit, components, tune,
-    drift, results,
+    convert, drift, results,
 ):  # fmt: skip
     group.register(app)
 
