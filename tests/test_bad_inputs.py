@@ -408,6 +408,26 @@ def test_code_from_a_checkpoint_is_run_only_where_the_manifest_says_so(place: Pa
     assert trusted() == [None, True]
 
 
+@pytest.mark.slow  # transformers takes seconds to import
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ messages.__init__.__globals__ }}",
+        "{{ messages.append(1) }}",
+        "{% for i in range(10 ** 12) %}x{% endfor %}",
+        "{% include '/etc/passwd' %}",
+    ],
+)
+def test_a_template_cannot_reach_python(template: str):
+    from jinja2.exceptions import TemplateError
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    question = [[{"role": "user", "content": "?"}]]
+    with pytest.raises((TemplateError, OverflowError, TypeError)):
+        render_jinja_template(conversations=question, chat_template=template)
+
+
 def test_at_least_sixty_bad_inputs_have_messages_of_their_own():
     own = [CHECKPOINT_FAULTS, DATA_FAULTS, PICTURE_FAULTS, RESULT_FAULTS]
     tables = [*own, MISTAKES, BAD_FILES]
