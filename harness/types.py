@@ -100,8 +100,9 @@ class Prediction:
     n_tokens: int = 0
     reason: str = ""
     """Why a failed prediction failed: one line, no machine paths."""
-    class_mass: Mapping[str, float] | None = None
-    """Probability mass per token class at the first answer position, where it was asked for."""
+    class_mass: Mapping[str, float] | None = field(default=None, compare=False)
+    """Probability mass per token class at the first answer position, where it was measured. No part
+    of the answer: batches of other sizes round it otherwise, so equal answers may differ in it."""
     choice_scores: tuple[float, ...] | None = None
     """Log-likelihood of each choice (nats, summed over tokens), where it was asked for."""
 

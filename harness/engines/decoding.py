@@ -6,7 +6,7 @@ carry are not applied, so that all checkpoints and both engines decode alike.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from transformers import LogitsProcessor, StoppingCriteria
 
 from harness.types import Decoding
 
+# Masses are kept to this: the rounding of other batches does not show in the stored file.
+DECIMALS = 6
 NOT_NUMBERS = "the model's scores are not numbers (NaN)"
 
 
@@ -27,6 +29,37 @@ class NanWatch(LogitsProcessor):  # type: ignore[misc]
         bad = torch.isnan(scores).any(dim=-1)
         self.bad = self.bad | bad if len(self.bad) else bad
         return scores
+
+
+class FirstMass(LogitsProcessor):  # type: ignore[misc]
+    """Keeps the probability of each token class where the answers begin; changes nothing."""
+
+    def __init__(self, classes: Mapping[str, Sequence[int]]):
+        self._classes = classes
+        self.masses: list[dict[str, float]] = []
+        """One per row once the first token was scored."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if not self.masses:
+            self.masses = class_masses(scores, self._classes)
+        return scores
+
+
+def class_masses(
+    scores: torch.Tensor, classes: Mapping[str, Sequence[int]]
+) -> list[dict[str, float]]:
+    """Probability of each class of token ids in (rows, vocabulary) scores, row by row."""
+    shares = scores.float().softmax(-1)
+    names = list(classes)
+    columns = [
+        shares[:, torch.tensor(classes[name], dtype=torch.long, device=scores.device)].sum(-1)
+        for name in names
+    ]
+    if not columns:
+        return [{} for _ in range(len(scores))]
+    # A sum of rounded shares may exceed 1 by a rounding error.
+    rows = torch.stack(columns, -1).clamp(max=1.0).double().round(decimals=DECIMALS).tolist()
+    return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 class StopStrings(StoppingCriteria):  # type: ignore[misc]

