@@ -227,3 +227,17 @@ def test_tokens_are_not_written_to_results(store: Store, monkeypatch: pytest.Mon
     assert "https://user:<HF_TOKEN>@host" in outcome.failures[0].why
     files = [file for file in store.folder.rglob("*") if file.is_file()]
     assert files and all(b"averysecret" not in file.read_bytes() for file in files)
+
+
+def test_empty_and_endless_answers_are_recorded_as_such(store: Store):
+    from harness.scoring.answer_type import classify
+
+    said = {"1": "", "2": "the cat " * 40, "3": " \n"}
+    engine = ReplayEngine(lambda checkpoint, request: said.get(request.sample_id, "red"))
+    outcome = sweep(make_plan(store, 1), store, "fixed", lambda: engine, Quiet())
+    assert outcome.n_failed == 0 and outcome.failures == []
+    rows = store.read_cell("a", make_plan(store, 1).cells[0].id)[0].to_pylist()[1:4]
+    assert [(row["status"], row["text"]) for row in rows] == [
+        ("ok", text) for text in said.values()
+    ]
+    assert [classify(row["text"]) for row in rows] == ["empty", "repetition", "empty"]
