@@ -13,7 +13,8 @@ import ast
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import MISSING, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import typer
 
 from harness.analysis import minimum_detectable_effect
 from harness.cli import app
+from harness.engines.options import HFOptions, VLLMOptions
 from harness.manifest import NAME, Manifest
 
 HERE = Path(__file__).parent
@@ -53,7 +55,7 @@ def documents() -> dict[Path, str]:
     }
     for file in sorted(HERE.glob("*.md")):
         if file not in pages and BLOCK.search(old := file.read_text(encoding="utf-8")):
-            pages[file] = BLOCK.sub(lambda m: m[1] + BLOCKS[m["name"]]() + m[3], old)
+            pages[file] = BLOCK.sub(lambda m: f"{m[1]}\n{BLOCKS[m['name']]()}\n{m[3]}", old)
     return pages
 
 
@@ -213,10 +215,10 @@ def _or_text(spec: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [{"type": "string"}, *rest.pop("anyOf", [rest])], **kept}
 
 
-def _docstrings() -> dict[str, str]:
-    """{"Class.field": the string below the field} of the manifest's models."""
+def _docstrings(files: Sequence[str] = SOURCES) -> dict[str, str]:
+    """{"Class.field": the string below the field} of the classes in `files`."""
     found = {}
-    for file in SOURCES:
+    for file in files:
         for node in ast.parse((ROOT / file).read_text(encoding="utf-8")).body:
             body = node.body if isinstance(node, ast.ClassDef) else []
             for field, text in pairwise(body):
@@ -308,12 +310,14 @@ def modules_table() -> str:
     files = sorted([*ROOT.glob("harness/**/*.py"), ROOT / "tasks/__init__.py"])
     for folder in sorted({file.parent for file in files}):
         inside = [file for file in files if file.parent == folder]
-        lines.append(f"\n**`{folder.relative_to(ROOT).as_posix()}/`**\n\n| module | |\n|---|---|\n")
+        gap = "\n" if lines else ""
+        lines.append(f"{gap}**`{folder.relative_to(ROOT).as_posix()}/`**\n\n")
+        lines.append("| module | |\n|---|---|\n")
         for file in inside:
             doc = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
             sentence = " ".join(doc.split("\n\n")[0].split())
             lines.append(f"| `{file.relative_to(ROOT).as_posix()}` | {_escaped(sentence)} |\n")
-    return "".join(lines) + "\n"
+    return "".join(lines)
 
 
 def detectable_table() -> str:
@@ -332,15 +336,36 @@ def retained_table() -> str:
     flips = (0.05, 0.10, 0.15, 0.30)
     # One-sided at 0.95 is the two-sided limit at 0.90.
     unit = minimum_detectable_effect(1.0, level=0.90)
-    lines = ["| margin | " + " | ".join(f"{p:.0%} flip" for p in flips) + " |\n"]
+    lines = ["| margin (points) | " + " | ".join(f"{p:.0%} flip" for p in flips) + " |\n"]
     lines.append("|---|" + "---|" * len(flips) + "\n")
     for margin in (0.5, 1.0, 2.0, 3.0, 5.0):
         cells = [f"{round(p * (unit / (margin / 100)) ** 2):,}" for p in flips]
-        lines.append(f"| {margin:g} points | " + " | ".join(cells) + " |\n")
+        lines.append(f"| {margin:g} | " + " | ".join(cells) + " |\n")
     return "".join(lines)
 
 
+def options_table(kind: str) -> str:
+    """Options of one engine, from the fields and their docstrings."""
+    texts = _docstrings(("harness/engines/options.py",))
+    rows = [
+        f"| `{entry.name}` | {_option_default(entry.default)} "
+        f"| {_escaped(texts[f'{OPTIONS[kind].__name__}.{entry.name}'])} |\n"
+        for entry in fields(OPTIONS[kind])
+        if entry.name != "arguments"
+    ]
+    return "| key | default | |\n|---|---|---|\n" + "".join(rows)
+
+
+def _option_default(value: object) -> str:
+    if value is MISSING:  # made by a factory: nothing by default
+        return ""
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+OPTIONS: dict[str, type[HFOptions] | type[VLLMOptions]] = {"hf": HFOptions, "vllm": VLLMOptions}
 BLOCKS: dict[str, Callable[[], str]] = {
+    "hf-options": lambda: options_table("hf"),
+    "vllm-options": lambda: options_table("vllm"),
     "modules": modules_table,
     "detectable": detectable_table,
     "retained": retained_table,
