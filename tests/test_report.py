@@ -35,7 +35,7 @@ from harness.errors import ResultsError
 from harness.report import drawing, foreign_text, latex, markdown, output, provenance
 from harness.report.answers import choose, collect
 from harness.report.chart import WIDTHS
-from harness.report.content import Content, Wanted, gather
+from harness.report.content import Content, Wanted, colour_step, gather
 from harness.report.csv_files import write_csv_files
 from harness.report.html import Form, page
 from harness.report.live import Quiet
@@ -140,6 +140,10 @@ def test_answer_types_sum_to_a_hundred(content: Content) -> None:
     totals = content.answers.types.groupby(["strategy", "stage"])["share_pct"].sum()
     assert len(totals) == 2 * 5
     assert np.allclose(totals, 100)
+
+
+def test_colours_show_small_changes_beside_large_ones() -> None:
+    assert [colour_step(d, 90.0) for d in (-90, -11, -2, -0.1, 0, 2)] == [-5, -2, -1, 0, 0, 1]
 
 
 # --- Charts --------------------------------------------------------------------------------------

@@ -267,13 +267,24 @@ def _heat_cell(
     return HeatCell(
         stage,
         delta,
-        int(np.clip(np.rint(STEPS * delta / reach), -STEPS, STEPS)),
+        colour_step(delta, reach),
         MARKS.get(str(row["verdict"]), "").strip(),
         counts,
         f"{foreign_text.name(strategy)}, {foreign_text.name(what)}, after {stage} {named}: "
         f"{signed(delta)} pp {interval(row['ci_low_pp'], row['ci_high_pp'])}, "
         f"{row['verdict']}{turned}",
     )
+
+
+def colour_step(delta_pp: float, reach: float) -> int:
+    """The colour of a change, -STEPS to STEPS; `reach`: the largest change of the study.
+
+    Steps grow with the square root, so that a loss of 2 points shows beside one of 90.
+
+    >>> [colour_step(d, 90.0) for d in (-90, -11, -2, -0.1, 0, 2)]
+    [-5, -2, -1, 0, 0, 1]
+    """
+    return int(np.sign(delta_pp) * np.rint(STEPS * np.sqrt(min(1.0, abs(delta_pp) / reach))))
 
 
 def _flows(view: View, answers: Answers | None) -> Table:
