@@ -31,11 +31,12 @@ if not torch.cuda.is_available():
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
 from PIL import Image as PILImage
-from vllm import LLM, SamplingParams
+from vllm import LLM, SamplingParams, envs
 from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 from vllm.engine.arg_utils import EngineArgs
 from vllm.exceptions import VLLMClientError
 from vllm.lora.request import LoRARequest
+from vllm.triton_utils import HAS_TRITON
 
 from harness.checkpoints import (
     PROCESSOR_FILES,
@@ -50,7 +51,7 @@ from harness.engines.decoding import answer_of
 from harness.engines.layouts import canonical, served_name, shortened
 from harness.engines.options import VLLMOptions
 from harness.engines.prompts import Prompter, first_line, picture_key, refuse_long
-from harness.engines.vllm_worker import ReloadExtension
+from harness.engines.vllm_masses import ASK, Extension, FirstMasses
 from harness.errors import CheckpointError, Problem, SampleError
 from harness.types import Checkpoint, Decoding, Prediction, Request
 
@@ -108,6 +109,8 @@ class _Ask:
     """Tokens that follow the prompt: a choice being scored."""
     refusal: str = ""
     """Why it is not asked at all."""
+    mass: str = ""
+    """The name under which its class masses are noted; "" = they are not measured."""
 
 
 class _CanaryPicture:
@@ -154,6 +157,7 @@ class VLLMEngine:
         self._sent: set[str] = set()
         self._prompts: dict[tuple[object, ...], tuple[int, ...]] = {}
         self._serial = 0
+        self._measures = False
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -182,12 +186,16 @@ class VLLMEngine:
             _refuse_differences(checkpoint.path, self._shapes, shapes)
             self._swap(checkpoint, wanted, before, kind)
         self._lora = self._adapter(checkpoint)
+        self._measures = self._tell_classes(self._prompter)
         self._weights = wanted
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Prediction]:
         """One prediction per request, as they finish; questions on one picture run together."""
         tokenizer = self._prompter.tokenizer if self._prompter else None
-        asks = (_Ask(request, _greedy(request)) for request in _by_picture(requests))
+        asks = (
+            _greedy_ask(request, str(place) if self._measures else "")
+            for place, request in enumerate(_by_picture(requests))
+        )
         for ask, output in self._stream(asks):
             name = ask.request.sample_id
             if isinstance(output, str):
@@ -207,6 +215,7 @@ class VLLMEngine:
                 finish_reason=str(answer.finish_reason),
                 n_prompt_tokens=len(output.prompt_token_ids),
                 n_tokens=n_tokens,
+                class_mass=self._mass(ask.mass),
             )
 
     def log_likelihood(self, requests: Sequence[Request]) -> Iterator[Prediction]:
@@ -315,6 +324,21 @@ class VLLMEngine:
             return
         self.cold_starts.append(f"{Path(checkpoint.path).name}: {doubt}")
         self._start(checkpoint, wanted, kind)
+
+    def _tell_classes(self, prompter: Prompter) -> bool:
+        """Say which tokens are in which class; False where masses are not measured."""
+        if not _takes_processors() or self._llm is None:
+            return False
+        classes = prompter.classes(self._options.token_classes)
+        self._llm.collective_rpc("forgeteval_classes", kwargs={"classes": classes})
+        return bool(classes)
+
+    def _mass(self, name: str) -> Mapping[str, float] | None:
+        """What was noted under a name; None where nothing was."""
+        if not name or self._llm is None:
+            return None
+        found = self._llm.collective_rpc("forgeteval_masses", kwargs={"names": [name]})
+        return next((worker[name] for worker in found if name in worker), None)
 
     def _reload(self, wanted: _Weights) -> None:
         assert self._llm is not None
@@ -448,13 +472,15 @@ def _by_picture(requests: Sequence[Request]) -> list[Request]:
     return sorted(requests, key=order)
 
 
-def _greedy(request: Request) -> SamplingParams:
-    return SamplingParams(
+def _greedy_ask(request: Request, mass: str) -> _Ask:
+    params = SamplingParams(
         temperature=0,
         max_tokens=request.decoding.max_new_tokens,
         stop=list(request.decoding.stop) or None,
         detokenize=bool(request.decoding.stop),
+        extra_args={ASK: mass} if mass else None,
     )
+    return _Ask(request, params, mass=mass)
 
 
 def _choice_values(ask: _Ask, output: Any) -> dict[int, float]:
@@ -480,12 +506,23 @@ def _defaults(folder: Path, options: VLLMOptions) -> dict[str, Any]:
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
         "limit_mm_per_prompt": limits,
-        "worker_extension_cls": f"{ReloadExtension.__module__}.{ReloadExtension.__qualname__}",
+        "worker_extension_cls": f"{Extension.__module__}.{Extension.__qualname__}",
     }
+    if _takes_processors():
+        found["logits_processors"] = [FirstMasses]
     if not torch.cuda.is_available():
         # Compiling for a CPU costs minutes and wins nothing that a sweep would notice.
         found["enforce_eager"] = True
     return found
+
+
+def _takes_processors() -> bool:
+    """Whether vLLM will run on its first model runner: the second takes other processors.
+
+    Without a word in the environment vLLM takes the second wherever there is Triton (GPUs).
+    """
+    second = envs.VLLM_USE_V2_MODEL_RUNNER
+    return not (HAS_TRITON if second is None else second)
 
 
 def _complete_folder(checkpoint: Checkpoint, temporary: Path) -> Path:
