@@ -154,15 +154,31 @@ class Store:
                 on_wait()
                 fcntl.flock(lock, fcntl.LOCK_EX)
             with _writing(self.folder / ".lock"):
-                self._remove_asides()
+                self._remove_leftovers()
             yield
 
-    def _remove_asides(self) -> None:
-        """Removes what writers that were killed left behind; whoever holds the lock is alone."""
+    def _remove_leftovers(self) -> None:
+        """Removes what writers that were killed left behind; whoever holds the lock is alone.
+
+        That is files written aside, and journals whose every answer is in their sealed cell. (A
+        journal beside a sealed cell may also hold retried answers: those are kept.)
+        """
         for pattern in (".study.json.*", "cells/*/.*.parquet.*", "samples/.*.parquet.*"):
             for file in self.folder.glob(pattern):
                 if file.suffix[1:].isdigit():
                     file.unlink(missing_ok=True)
+        for file in self.folder.glob("cells/*/*.jsonl"):
+            if self.is_sealed(file.parent.name, file.stem) and self._is_told(file):
+                file.unlink(missing_ok=True)
+
+    def _is_told(self, journal: Path) -> bool:
+        try:
+            table = self.read_cell(journal.parent.name, journal.stem)[0]
+        except ResultsError:
+            return False  # `results check` tells; the journal may be all that is left
+        sealed = {row["sample_id"]: _prediction(row) for row in table.to_pylist()}
+        answers, _ = _read_journal(journal)
+        return all(sealed.get(name) == answer for name, answer in answers.items())
 
     def journal(self, task: str, signature: Mapping[str, object]) -> Journal:
         """The cell as it is being worked on; earlier predictions are there already.

@@ -205,6 +205,22 @@ def test_files_that_a_killed_writer_left_aside_are_removed_by_the_next(store: St
     assert file.exists() and mine.exists()
 
 
+def test_a_journal_that_was_sealed_is_removed_by_the_next_writer(store: Store):
+    journal = store.journal("t", SIGNATURE)
+    journal.append(THREE)
+    lines = journal.file.read_bytes()
+    file = seal(store)
+    journal.file.write_bytes(lines)  # killed between the seal and the journal's end
+    with store.writer(lambda: None):
+        assert not journal.file.exists() and file.exists()
+    retried = store.journal("t", SIGNATURE)
+    retried.append([Prediction("2", text="blue")])
+    retried.close()
+    with store.writer(lambda: None):
+        assert retried.file.exists(), "an answer that was asked again is lost"
+    assert store.journal("t", SIGNATURE).done["2"].text == "blue"
+
+
 WILD_LINES = st.dictionaries(
     st.sampled_from(["sample_id", "status", "text", "reason", "n_tokens", "class_mass", "choice_scores", "x"]),
     st.none() | st.text(max_size=3) | st.integers() | st.floats() | st.lists(st.floats(), max_size=2)
