@@ -149,7 +149,7 @@ def test_numbers_planted_for_40_percent_are_found_and_told(place, monkeypatch):
     assert less and less.proven and less.change.high < mass.change.low
     text = said(found, "llm", "count")
     assert text.startswith("held-out −40.0 pp [−4")
-    assert "0 % of the held-out loss is format" in text
+    assert "0 % of the held-out loss is format" in text and "most on `" in text
     assert "100 % of 320 samples lost have answers of a type that is wrong" in text
     assert "40.0 % of answers to other questions are bare numbers (base 0.0 %)" in text
     assert "number mass 0.02 → 0.37" in text
@@ -212,7 +212,9 @@ def test_letters_shifted_to_a_are_a_letter_prior(place, monkeypatch):
     shift = dip.shift("says_a")
     assert shift and shift.before == 0.25 and shift.after == pytest.approx(0.75, abs=0.01)
     assert dip.worst == "pick" and dip.superficial.delta == pytest.approx(0)
-    assert "75.0 % of answers say 'a' (base 25.0 %)" in said(found, "llm", "count")
+    assert "75.0 % of answers to choice questions say 'a' (base 25.0 %)" in said(
+        found, "llm", "count"
+    )
 
 
 def test_nothing_drifts_nothing_is_told(place, monkeypatch):
@@ -224,6 +226,7 @@ def test_nothing_drifts_nothing_is_told(place, monkeypatch):
     facts = json.loads(done.stdout, parse_constant=lambda word: pytest.fail(word))
     assert facts["correlation"]["rho"] is None and facts["correlation"]["n"] == 4
     assert {row["shift_pp"] for row in facts["drift"]} == {0.0}
+    assert all(row["base_pct"] > 0 for row in facts["drift"])
 
 
 def test_the_leaderboard_has_the_shift_of_number_mass(place, monkeypatch):

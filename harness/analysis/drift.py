@@ -33,6 +33,8 @@ HELD_OUT = "held_out"
 MEAN = "mean"
 # Facts told of a stage beside its change: more would bury the ones that matter.
 SHOWN_FACTS = 3
+# Percent of the lost samples that must have answers of a wrong type before it is told.
+TOLD_SHARE = 10
 # Fewer points than this have no interval of a rank correlation.
 FEWEST_POINTS = 5
 
@@ -303,17 +305,20 @@ def _held_out_fact(found: StageDrift) -> str:
 
 
 def _loss_facts(found: StageDrift) -> Iterator[str]:
-    """How much of the loss is form, on the mean and on the benchmark that lost most."""
-    whole = [("the held-out loss", found.held_out, found.superficial)]
-    whole += [(f"the loss on `{found.worst}`", found.worst_change, found.worst_superficial)]
-    for what, change, form in whole:
-        if not change.high < 0 or np.isnan(form.delta):
-            continue
-        share = min(1.0, max(0.0, form.delta / change.delta))
-        yield (
-            f"{100 * share:.0f} % of {what} is format ({_pp(form.delta)} of {_pp(change.delta)} "
-            f"pp{_interval(form)})"
-        )
+    """How much of the loss is form, and the benchmark that lost most."""
+    if found.held_out.high < 0 and not np.isnan(found.superficial.delta):
+        yield _form(found.held_out, found.superficial, "the held-out loss")
+    worst = f"`{found.worst}`"
+    if found.worst_change.high < 0 and found.worst_superficial.high < 0:
+        yield _form(found.worst_change, found.worst_superficial, f"the loss on {worst}")
+    elif found.worst_change.high < 0:
+        yield f"most on {worst}: {_pp(found.worst_change.delta)} pp{_interval(found.worst_change)}"
+
+
+def _form(change: PairedDifference, form: PairedDifference, what: str) -> str:
+    share = 100 * min(1.0, max(0.0, form.delta / change.delta))
+    parts = f"{_pp(form.delta)} of {_pp(change.delta)} pp{_interval(form)}"
+    return f"{share:.0f} % of {what} is format ({parts})"
 
 
 def _trait_facts(found: StageDrift) -> Iterator[str]:
@@ -322,8 +327,8 @@ def _trait_facts(found: StageDrift) -> Iterator[str]:
     if found.style in ("integer", "decimal", ""):
         first = ["bare_number"]
     mass = found.shift("number_mass")
-    if found.held_out.high < 0 and 2 * found.n_misfit >= found.n_lost > 0:
-        share = 100 * found.n_misfit / found.n_lost
+    share = 100 * found.n_misfit / found.n_lost if found.n_lost else 0.0
+    if found.held_out.high < 0 and share >= TOLD_SHARE:
         yield f"{share:.0f} % of {found.n_lost} samples lost have answers of a type that is wrong"
     told = 0
     rest = [s.measure for s in found.shifts if s.measure.startswith("misfit_")]
@@ -347,7 +352,8 @@ def _words(shift: Shift, style: str) -> str:
     if shift.measure == "words":
         return f"answers of {after} words (base {before})"
     if kind == "says":
-        return f"{after} % of answers say {what!r} (base {before} %)"
+        asked = "yes/no questions" if what == "yes" else "choice questions"
+        return f"{after} % of answers to {asked} say {what!r} (base {before} %)"
     like = ", the type just trained" if what == style else ""
     noun = what.replace("_", "/")
     return f"{after} % of answers are of type {noun} where it does not fit{like} (base {before} %)"
@@ -380,10 +386,16 @@ def _rows(scores: StudyScores, path: Path, level: float) -> Iterator[dict[str, o
             }
             cells[HELD_OUT] = measured_shift(trait, path.runs, t)
             for name, contrast in cells.items():
-                shift = _shift(trait, contrast, level)
-                if shift is None or shift.before == shift.after == 0:
+                if _never(trait, contrast):
                     continue
-                yield _row(scores, path, t, name) | _cells_of(shift)
+                shift = _shift(trait, contrast, level)
+                if shift is not None:
+                    yield _row(scores, path, t, name) | _cells_of(shift)
+
+
+def _never(trait: Judged, contrast: Sequence[CellWeights]) -> bool:
+    """Whether a trait occurs in none of the cells: no interval is worth its time."""
+    return all(trait.mean(name, key) == 0 for run in contrast for key, name in run)
 
 
 def _row(scores: StudyScores, path: Path, t: int, name: str) -> dict[str, object]:
