@@ -494,6 +494,10 @@ def _choice_values(ask: _Ask, output: Any) -> dict[int, float]:
     return {choice: float(sum(table[token].logprob for table, token in pairs))}
 
 
+# Enough for a window of short multimodal requests on models that run on CPUs at all.
+CPU_CACHE_BYTES = 2 << 30
+
+
 def _defaults(folder: Path, options: VLLMOptions) -> dict[str, Any]:
     """vLLM's options unless the manifest says otherwise."""
     config = read_config(folder)
@@ -513,6 +517,9 @@ def _defaults(folder: Path, options: VLLMOptions) -> dict[str, Any]:
     if not torch.cuda.is_available():
         # Compiling for a CPU costs minutes and wins nothing that a sweep would notice.
         found["enforce_eager"] = True
+        if "gpu_memory_utilization" not in options.arguments:
+            # vLLM would take 92 % of the machine's memory and refuse to start where it is used.
+            found["kv_cache_memory_bytes"] = CPU_CACHE_BYTES
     return found
 
 
