@@ -16,7 +16,7 @@ from harness.types import Decoding
 
 # Masses are kept to this: the rounding of other batches does not show in the stored file.
 DECIMALS = 6
-NOT_NUMBERS = "the model's scores are not numbers (NaN)"
+NOT_NUMBERS = "the model's scores are not numbers (NaN or Inf)"
 
 
 class NanWatch(LogitsProcessor):  # type: ignore[misc]
@@ -26,7 +26,7 @@ class NanWatch(LogitsProcessor):  # type: ignore[misc]
         self.bad: torch.Tensor = torch.zeros(0, dtype=torch.bool)
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        bad = torch.isnan(scores).any(dim=-1)
+        bad = (torch.isnan(scores) | torch.isposinf(scores)).any(dim=-1)
         self.bad = self.bad | bad if len(self.bad) else bad
         return scores
 

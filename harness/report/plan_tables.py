@@ -100,6 +100,7 @@ def print_outcome(console: Console, opened: OpenStudy, outcome: Outcome, *, as_j
             "failed_samples": outcome.n_failed,
             "seconds": round(outcome.seconds, 3),
             "interrupted": outcome.interrupted,
+            "engine_restarts": outcome.n_restarts,
             "failures": [{"what": f.what, "why": f.why} for f in outcome.failures],
         }
         print(json.dumps(record, indent=1))
@@ -117,6 +118,8 @@ def print_outcome(console: Console, opened: OpenStudy, outcome: Outcome, *, as_j
             f"{outcome.n_answered:,} answers in {outcome.seconds:.0f} s ({rate:.0f}/s); "
             f"{sealed} of {total} cells of {opened.manifest.study} are scored."
         )
+    if outcome.n_restarts:
+        console.print(f"The engine died and was started again {outcome.n_restarts} times.")
     if outcome.n_failed:
         console.print(f"{outcome.n_failed} samples failed; `--retry-failed` asks them again.")
     _print_failures(console, outcome.failures)
