@@ -3,7 +3,7 @@
 Three ways of naming are understood: folders that say what they were trained on
 (`llava_sa-trained_on_cub200_then_pathvqa/checkpoint-360`, as the reference study's scripts do),
 numbered skills (`sa_proj/seed0/2_pathvqa`, as `forgeteval tune` does), and whatever a pattern with
-named places describes (`{strategy}/run{run}/step{stage}-{trained_on}`). Nothing is guessed: what
+named places describes (`{strategy}/run{run}/step{stage}-{trained_on}-*`). Nothing is guessed: what
 cannot be told from a name is a question to the user, the base above all.
 """
 
@@ -92,7 +92,10 @@ def discover(folder: Path, base: Path | None = None, pattern: str | None = None)
     folder = folder.absolute()
     if not folder.is_dir():
         raise DiscoveryError(str(folder), "no such folder")
-    owners = {owner: path for owner, path in _models(folder) if owner != folder}
+    owners = dict(_models(folder))
+    if folder in owners:
+        text = f"is one training's output; give {owners[folder].name} in it, or the folder above"
+        raise DiscoveryError(str(folder), text)
     inside = owners.pop(folder / "base", None)
     if not owners:
         raise DiscoveryError(str(folder), "no checkpoints below it (config.json with weights)")
@@ -183,7 +186,7 @@ def _pattern(pattern: str) -> Any:
     kinds = {"stage": r"\d+", "trained_on": r"[^/]+"}
     pieces = re.split(r"\{(\w+)\}", pattern)
     regex = "".join(
-        f"(?P<{piece}>{kinds.get(piece, '[^/]+?')})" if index % 2 else re.escape(piece)
+        f"(?P<{piece}>{kinds.get(piece, '[^/]+?')})" if index % 2 else _glob(piece)
         for index, piece in enumerate(pieces)
     )
 
@@ -201,6 +204,11 @@ def _pattern(pattern: str) -> Any:
         )
 
     return match
+
+
+def _glob(text: str) -> str:
+    """A piece of a pattern as a regular expression; `*` stays inside one folder's name."""
+    return "[^/]*".join(map(re.escape, text.split("*")))
 
 
 def _chained(

@@ -428,6 +428,16 @@ def read_manifest(file: Path, *, check_paths: bool = True) -> Manifest:
     made_by = raw.get("made_by")
     if check_paths and isinstance(made_by, str) and not _any_checkpoint(raw, folder):
         raise ManifestError(where, f"its checkpoints are not made yet; run `{made_by}` first")
+    return check_manifest(raw, where, folder, check_paths=check_paths)
+
+
+def check_manifest(
+    raw: dict[str, Any], where: str, folder: Path, *, check_paths: bool = True
+) -> Manifest:
+    """A manifest from plain values. `where` names them in messages; paths are from `folder`.
+
+    Raises ManifestError with every problem found.
+    """
     suite = raw.get("suite")
     suite = suite if isinstance(suite, dict) else {}
     own, targets = suite.get("tasks"), suite.get("targets")

@@ -49,6 +49,14 @@ class StageRow(_Part):
     cells: dict[Name, CellId]
 
 
+class CostRow(_Part):
+    """What one run of a strategy cost to train, mean or largest over its runs."""
+
+    trainable_share: Annotated[float, Field(ge=0, le=1)]
+    train_seconds: Annotated[float, Field(ge=0)]
+    peak_memory_gb: Annotated[float, Field(ge=0)]
+
+
 def _has_base(stages: list[StageRow]) -> list[StageRow]:
     if not stages:
         raise ValueError("no stage, not even the base")
@@ -65,6 +73,7 @@ class Record(_Part):
     components: dict[Name, Label]
     stages: Annotated[list[StageRow], AfterValidator(_has_base)]
     base_again: dict[Name, CellId] = {}
+    costs: dict[Name, CostRow] = {}
 
 
 def read_record(folder: Path) -> dict[str, Any]:

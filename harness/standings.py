@@ -191,6 +191,16 @@ def join(studies: Sequence[StudyScores]) -> StudyScores:
             for scores in studies
             for strategy, component in scores.components.items()
         },
+        costs={
+            f"{scores.study}/{strategy}": cost
+            for scores in studies
+            for strategy, cost in scores.costs.items()
+        },
+        audited={
+            f"{scores.study}/{strategy}": status
+            for scores in studies
+            for strategy, status in scores.audited.items()
+        },
     )
 
 

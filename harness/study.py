@@ -7,6 +7,7 @@ into a study.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import engines, rates
+from harness.checkpoints import is_adapter
+from harness.discover import discover
 from harness.engines.options import LIBRARIES
 from harness.errors import ManifestError, ResultsError, did_you_mean
 from harness.manifest import (
@@ -22,13 +25,15 @@ from harness.manifest import (
     EngineSpec,
     Manifest,
     Suite,
+    check_manifest,
     check_name,
     read_manifest,
 )
 from harness.plan import Plan, make_plan, parse_only, study_record
 from harness.run import Outcome, Watch, sweep
 from harness.store import DEFAULT_RESULTS, Store, write_atomically
-from harness.types import Engine
+from harness.tune.recipe import StageRecord, cost_of, read_record
+from harness.types import BASE, Engine
 
 # The reference study's suite (arXiv 2510.08564), for a checkpoint folder given alone.
 DEFAULT_SUITE = Suite.model_construct(
@@ -54,6 +59,10 @@ class Options:
     verify: bool = False
     retry_failed: bool = False
     repeat_base: bool = False
+    base: Path | None = None
+    """For a folder of stages: the checkpoint that was tuned, a folder or a hub id."""
+    pattern: str | None = None
+    """For a folder of stages: how they are named, see `harness.discover`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +77,18 @@ class OpenStudy:
 
 
 def open_study(target: Path, options: Options) -> OpenStudy:
-    """Reads a manifest (or takes a checkpoint folder as a study of one) and plans it.
+    """Reads a manifest, or makes one of a folder of stages or of one checkpoint, and plans it.
 
     Raises UserError; no engine is started and torch is not imported.
     """
+    discovering = options.base is not None or options.pattern is not None
+    if target.is_dir() and not discovering and (target / DEFAULT_MANIFEST).is_file():
+        target = target / DEFAULT_MANIFEST
     if target.is_dir():
         manifest, folder = _folder_study(target, options)
     else:
+        if discovering:
+            raise ManifestError(target.name, "--base and --pattern are for a folder of stages")
         manifest, folder = read_manifest(target), target.absolute().parent
     manifest = _changed(manifest, options)
     results = options.results or (folder / manifest.results if manifest.results else None)
@@ -98,11 +112,38 @@ def score(opened: OpenStudy, watch: Watch, *, record: bool = True) -> Outcome:
         plan = replace(plan, cells=[_still_owed(store, cell) for cell in plan.cells])
         _check_room(store, plan)
         if record:
-            write_record(store, study_record(opened.manifest, plan))
+            costs = training_costs(plan)
+            write_record(store, {**study_record(opened.manifest, plan), "costs": costs})
         outcome = sweep(plan, store, opened.manifest.suite.profile, lambda: _engine(opened), watch)
     outcome.failures[:0] = plan.failures
     rates.learn(_rates_file(store), opened.manifest.engine.kind, outcome)
     return outcome
+
+
+def training_costs(plan: Plan) -> dict[str, dict[str, float]]:
+    """strategy -> what a run of it cost, where every stage left a record of its training.
+
+    A folder that several stages are made of (a sweep of WiSE-FT) was trained once. Over runs:
+    seconds are the mean, share and memory the largest. Raises CheckpointError.
+    """
+    runs: dict[str, dict[str, dict[str, StageRecord | None]]] = {}
+    for stage, checkpoint in plan.stages:
+        if stage.key.strategy != BASE:
+            folders = runs.setdefault(stage.key.strategy, {}).setdefault(stage.key.run, {})
+            place = (checkpoint.adapter or checkpoint.path) if checkpoint else ""
+            folders[place] = read_record(Path(place)) if place else None
+    found = {}
+    for strategy, by_run in runs.items():
+        records = [[r for r in folders.values() if r] for folders in by_run.values()]
+        if list(map(len, records)) != list(map(len, by_run.values())):
+            continue
+        costs = [cost_of(run) for run in records]
+        found[strategy] = {
+            "trainable_share": max(cost.trainable_share for cost in costs),
+            "train_seconds": sum(cost.train_seconds for cost in costs) / len(costs),
+            "peak_memory_gb": max(cost.peak_memory_gb for cost in costs),
+        }
+    return found
 
 
 def estimate(opened: OpenStudy) -> rates.Estimate:
@@ -181,28 +222,57 @@ def _changed(manifest: Manifest, options: Options) -> Manifest:
 
 
 def _folder_study(folder: Path, options: Options) -> tuple[Manifest, Path]:
-    """One checkpoint folder as a study of a base alone."""
-    if not (folder / "config.json").is_file():
-        raise ManifestError(
-            str(folder), "holds no config.json; give a checkpoint folder or a manifest"
-        )
+    """A folder as a study: one checkpoint alone, or the stages that are discovered in it.
+
+    Its suite: `--suite`, else that of a manifest in the folder or above it, else the reference
+    study's, with the skills that the stages name among the targets.
+    """
     suite, place = DEFAULT_SUITE, Path.cwd()
     source = options.suite or _nearest_manifest(folder)
     if source is not None:
         suite, place = read_manifest(source, check_paths=False).suite, source.absolute().parent
-    name = "-".join(folder.absolute().parts[-2:]) if folder.parent.name else folder.name
-    manifest = Manifest.model_construct(
-        study=check_name(name),
+    if is_adapter(folder) or (folder / "config.json").is_file():
+        return _one_checkpoint(folder, options, suite), place
+    found = discover(folder, options.base, options.pattern)
+    asked = suite.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    if source is None:
+        asked["targets"] = list(dict.fromkeys([*suite.targets, *found.skills()]))
+        asked["held_out"] = [name for name in suite.held_out if name not in found.skills()]
+    hub = options.base if options.base and not options.base.exists() else None
+    written = {
+        "study": _plain_name(folder.absolute().name),
+        "base": str(hub) if hub else {"path": str(found.base)},
+        "suite": asked,
+        "strategies": found.strategies(),
+    }
+    return check_manifest(written, str(folder), place), place
+
+
+def _one_checkpoint(folder: Path, options: Options, suite: Suite) -> Manifest:
+    """One checkpoint folder as a study of a base alone."""
+    if options.pattern is not None or options.base is not None:
+        raise ManifestError(
+            str(folder), "is one checkpoint; --base and --pattern are for a folder of stages"
+        )
+    return Manifest.model_construct(
+        study=_plain_name("-".join(folder.absolute().parts[-2:])),
         base=BaseSpec.model_construct(path=str(folder.absolute())),
         engine=EngineSpec(),
         suite=suite,
         strategies={},
     )
-    return manifest, place
+
+
+def _plain_name(text: str) -> str:
+    """A folder's name as a study's. Raises ManifestError where nothing of it can be kept."""
+    try:
+        return check_name(re.sub(r"[^A-Za-z0-9._+-]+", "-", text).strip("-._")[:80])
+    except ValueError as error:
+        raise ManifestError(text, f"cannot name a study: {error}; write a manifest") from None
 
 
 def _nearest_manifest(folder: Path) -> Path | None:
-    for parent in [*folder.absolute().parents][:4]:
+    for parent in [folder.absolute(), *folder.absolute().parents][:5]:
         if (parent / DEFAULT_MANIFEST).is_file():
             return parent / DEFAULT_MANIFEST
     return None

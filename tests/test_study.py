@@ -232,7 +232,7 @@ def test_one_checkpoint_folder_is_a_study_of_its_own(place: Path, engine):
     opened = study.open_study(place / "ckpt" / "a1", options)
     outcome = study.score(opened, Quiet())
     assert outcome.n_sealed == 2 and opened.manifest.study == "ckpt-a1"
-    with pytest.raises(ManifestError, match=r"holds no config\.json"):
+    with pytest.raises(UserError, match="no checkpoints below it"):
         study.open_study(place / "data", options)
 
 

@@ -106,6 +106,9 @@ LEADERBOARD_COLUMNS = [
     "pareto",
     "number_mass_shift",
     "balance_pp",
+    "trainable_share",
+    "train_seconds",
+    "peak_memory_gb",
     "n_cells",
     "n_missing",
     "signature",
@@ -394,7 +397,7 @@ def _leaderboard_row(
         "study": judged.scores.study,
         "base_model": judged.scores.base_model,
         "strategy": strategy.name,
-        "components": judged.scores.components.get(strategy.name),
+        "components": _components(judged.scores, strategy.name),
         "n_stages": strategy.last,
         "n_runs": len(strategy.runs),
         "heldout_worst_stage": found.worst_stage,
@@ -408,12 +411,22 @@ def _leaderboard_row(
         "n_missing": n_missing,
         "signature": signature,
     }
+    cost = judged.scores.costs.get(strategy.name)
+    row["trainable_share"] = cost.trainable_share if cost else None
+    row["train_seconds"] = cost.train_seconds if cost else None
+    row["peak_memory_gb"] = cost.peak_memory_gb if cost else None
     for name in POINTS:
         row[f"{name}_pp"] = 100 * figures[name].delta
     for name in ("learning", "heldout_final"):
         row[f"{name}_ci_low_pp"] = 100 * figures[name].low
         row[f"{name}_ci_high_pp"] = 100 * figures[name].high
     return row
+
+
+def _components(scores: StudyScores, strategy: str) -> str | None:
+    """What the strategy declares and, where the weights were audited, what that found."""
+    said = [scores.components.get(strategy), scores.audited.get(strategy)]
+    return ", ".join(text for text in said if text) or None
 
 
 def n_regressed(judged: Judged, strategy: Strategy, options: JudgeOptions) -> int | None:

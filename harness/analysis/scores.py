@@ -61,6 +61,18 @@ class Texts(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingCost:
+    """What one run of a strategy cost to train, as its stages' records say."""
+
+    trainable_share: float
+    """Largest of the stages; fraction of the model's parameters, in [0, 1]."""
+    train_seconds: float
+    """Sum over the stages; mean over the runs."""
+    peak_memory_gb: float
+    """Largest of all stages, 10^9 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
 class StudyScores:
     """Everything that compare, gate, leaderboard and the report judge."""
 
@@ -75,6 +87,10 @@ class StudyScores:
     texts: Texts | None = None
     notes: tuple[str, ...] = ()
     """What a reader must know of how the scores were made, for example the noise floor."""
+    costs: Mapping[str, TrainingCost] = field(default_factory=dict)
+    """strategy -> cost, where every stage has a record of its training."""
+    audited: Mapping[str, str] = field(default_factory=dict)
+    """strategy -> what the audit of its stages found, for example `verified`."""
 
     def runs(self) -> Mapping[tuple[str, str], Sequence[Stage]]:
         """(strategy, run) -> its stages in order, base first (its own or the shared one)."""

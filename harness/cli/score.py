@@ -1,4 +1,4 @@
-"""`forgeteval score`: answer every owed request of a study, or of one checkpoint folder."""
+"""`forgeteval score`: answer every owed request of a study, or of a folder of checkpoints."""
 
 from __future__ import annotations
 
@@ -18,13 +18,20 @@ Examples:
 
     forgeteval score demo/checkpoints/llm/4_clock      # one folder, default suite
 
+    forgeteval score checkpoints --base models/llava-onevision      # stages found by name
+
+    forgeteval score ft --base models/qwen --pattern '{strategy}/step{stage}-{trained_on}'
+
     forgeteval score study.yaml --dry-run
 """
 
 
 def score(
     manifest: Annotated[
-        Path, typer.Argument(metavar="MANIFEST|DIR", help="A manifest, or a checkpoint folder.")
+        Path,
+        typer.Argument(
+            metavar="MANIFEST|DIR", help="A manifest, a checkpoint, or a folder of such."
+        ),
     ] = Path("checkpoints.yaml"),
     results: Annotated[Path | None, typer.Option(help="Results folder.")] = None,
     engine: Annotated[str | None, typer.Option(help="hf or vllm; else the manifest's.")] = None,
@@ -35,7 +42,19 @@ def score(
         list[str] | None, typer.Option(help="STRATEGY[@STAGE]; may be given again.")
     ] = None,
     suite: Annotated[
-        Path | None, typer.Option(help="For a checkpoint folder: the manifest with the suite.")
+        Path | None, typer.Option(help="For a folder: the manifest with the suite.")
+    ] = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(metavar="MODEL", help="For a folder of stages: the model that was tuned."),
+    ] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            metavar="GLOB",
+            help="For a folder of stages: their names, with {strategy}, {run}, {stage}, "
+            "{trained_on}; `*` is anything.",
+        ),
     ] = None,
     verify: Annotated[bool, typer.Option(help="Read all weights again.")] = False,
     retry_failed: Annotated[bool, typer.Option(help="Ask failed samples again.")] = False,
@@ -64,8 +83,9 @@ def score(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console(stderr=json_, quiet=quiet)
     options = study.Options(
-        results, suite, engine, limit, tuple(only or ()), verify, retry_failed, repeat_base
-    )
+        results, suite, engine, limit, tuple(only or ()), verify, retry_failed, repeat_base,
+        base, pattern,
+    )  # fmt: skip
     opened = study.open_study(manifest, options)
     if dry_run:
         print_plan(console, opened, as_json=json_)

@@ -6,6 +6,7 @@ task's headline says, and hands over numbers with their signatures.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from harness.analysis.scores import (
     SCORED,
     BenchmarkScores,
     StudyScores,
+    TrainingCost,
 )
 from harness.record import read_record
 from harness.scoring.answer_type import is_bare_number
@@ -77,7 +79,39 @@ def read_scores(
         components=record["components"],
         texts=StoredTexts(store, record),
         notes=(noise_floor(again),) if again else (),
+        costs={name: TrainingCost(**cost) for name, cost in record.get("costs", {}).items()},
+        audited=_audited(study_dir, record),
     )
+
+
+def _audited(study_dir: Path, record: Mapping[str, Any]) -> dict[str, str]:
+    """strategy -> `verified`, or the worst that `audit.json` says of its stages.
+
+    An audit of other stages, or of another declared component, is not this study's and says
+    nothing; nor does a file that cannot be read.
+    """
+    try:
+        rows = json.loads((study_dir / "audit.json").read_text(encoding="utf-8"))["stages"]
+        said = {
+            (row["strategy"], row["run"], row["stage"]): (row["declared"], row["status"])
+            for row in rows
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    found: dict[str, str] = {}
+    for strategy, declared in record["components"].items():
+        keys = [
+            (row["strategy"], row["run"], row["stage"])
+            for row in record["stages"]
+            if row["strategy"] == strategy
+        ]
+        if not keys or any(said.get(key, (None, None))[0] != declared for key in keys):
+            continue
+        statuses = {said[key][1] for key in keys} - {"interpolated"}
+        worst = [status for status in _AUDIT_STATUSES if status in statuses]
+        if worst:
+            found[strategy] = worst[0]
+    return found
 
 
 def noise_floor(pairs: Sequence[tuple[Sequence[str | None], Sequence[str | None]]]) -> str:
@@ -92,6 +126,10 @@ def noise_floor(pairs: Sequence[tuple[Sequence[str | None], Sequence[str | None]
         f"noise floor: scored twice, the base gave another answer to {differ:,} of {n:,} "
         f"requests ({100 * differ / n:.2f} %)"
     )
+
+
+# What an audit can say of a stage that declares a component, worst first.
+_AUDIT_STATUSES = ("broken", "mismatch", "identical", "verified")
 
 
 @dataclass(frozen=True, slots=True)
