@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 STRATEGIES ?= llm sa_proj mlp mlp_gate_up
 
-.PHONY: demo test unit lint lock results readme clean help
+.PHONY: demo test unit lint lock results docs picture readme clean help
 
 help:
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -54,6 +54,14 @@ COMPILE := pip compile pyproject.toml --universal --python-version 3.11 --overri
 lock: ## compile the hashed requirements from pyproject.toml
 	$(UV) $(COMPILE) --extra demo -o requirements/run.txt
 	$(UV) $(COMPILE) --extra demo --extra lm-eval --extra ray --group dev -o requirements/dev.txt
+
+docs: $(VENV)/.dev ## make the reference pages and the schema anew from the code
+	$(BIN)/python docs/make_reference.py
+	$(BIN)/python docs/make_tasks.py
+
+picture: $(VENV)/.dev ## the README's picture of the report (needs chromium)
+	$(BIN)/forgeteval report micro -o .cache/report/micro.html
+	$(BIN)/python tests/report_browser.py .cache/report/micro.html docs/report.png
 
 readme: $(VENV)/.dev ## write real output into README.md
 	$(BIN)/python docs/refresh_readme.py

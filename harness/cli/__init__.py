@@ -19,6 +19,7 @@ from harness.cli import (
     components,
     convert,
     demo,
+    doctor,
     drift,
     gate,
     importing,
@@ -68,7 +69,7 @@ def _root(
 
 for group in (
     demo, score, compare, gate, leaderboard, report, importing, tasks, audit, components, tune,
-    convert, drift, results,
+    convert, drift, results, doctor,
 ):  # fmt: skip
     group.register(app)
 
