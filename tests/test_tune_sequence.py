@@ -19,8 +19,9 @@ pytest.importorskip("torch")
 from tiny_models import make_checkpoint
 
 from harness.cli import app
-from harness.errors import DataError
-from harness.manifest import read_manifest
+from harness.errors import CheckpointError, DataError
+from harness.manifest import Suite, read_manifest
+from harness.tune import sequence
 from harness.tune.recipe import Recipe, RecipeError, cost_of, read_record
 from harness.tune.sequence import SequencePlan, run
 
@@ -134,6 +135,23 @@ def test_the_data_names_the_skill_where_no_sequence_does(place):
     assert "--sequence: is needed with --data task:{name}" in error()
     assert "'path' is not a target of suite.yaml" in error("--data=task:path")
     assert "'train' is not a target of suite.yaml" in error("--data=x/train.parquet")
+
+
+def test_a_base_may_be_a_hub_id(place, monkeypatch):
+    fetched = []
+    monkeypatch.setattr(
+        sequence, "base_folder", lambda spec, _: fetched.append(spec.hub) or place / "base"
+    )
+    assert sequence.located(Path("org/model")) == (place / "base", "org/model")
+    assert sequence.located(Path("base")) == (Path("base"), None)
+    assert fetched == ["org/model"]
+    with pytest.raises(CheckpointError, match="no such checkpoint folder"):
+        sequence.located(Path("train/bse"))
+    Path("ft").mkdir()
+    manifest = sequence.write_manifest(
+        plan(components=(), hub="org/model"), Suite.model_construct(targets=["pathvqa"]), place
+    )
+    assert yaml.safe_load(manifest.read_text())["base"] == "org/model"
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ Then `forgeteval score ft/checkpoints.yaml`.
 
 
 def tune(
-    base: Annotated[Path, typer.Option(help="Folder of the checkpoint to start from.")],
+    base: Annotated[Path, typer.Option(help="Checkpoint to start from: folder or hub id.")],
     component: Annotated[
         list[str], typer.Option(help="What trains; given again, another strategy.")
     ],
@@ -77,8 +77,9 @@ def tune(
     from rich.console import Console
 
     from harness.tune.recipe import LORA_LEARNING_RATE, Distillation, Lora, Recipe
-    from harness.tune.sequence import SequencePlan
+    from harness.tune.sequence import SequencePlan, located
 
+    folder, hub = located(base)
     default = LORA_LEARNING_RATE if lora_rank else Recipe().learning_rate
     recipe = Recipe(
         learning_rate=learning_rate or default,
@@ -93,7 +94,7 @@ def tune(
         save_every=save_every,
     )
     plan = SequencePlan(
-        base,
+        folder,
         tuple(component),
         _skills(sequence, data),
         data,
@@ -102,6 +103,7 @@ def tune(
         suite=suite,
         split=split,
         limit=limit,
+        hub=hub,
     )
     _train(Console(), plan)
 

@@ -21,9 +21,9 @@ import yaml
 
 from harness import components, registry
 from harness.checkpoints import tensor_index
-from harness.errors import DataError, Problem
-from harness.manifest import Suite, check_name, read_manifest
-from harness.plan import requests
+from harness.errors import CheckpointError, DataError, Problem
+from harness.manifest import BaseSpec, Suite, check_name, read_manifest
+from harness.plan import base_folder, requests
 from harness.registry import InlineTask, inline_task
 from harness.sources import SourceOverride, load, open_source
 from harness.tune.batches import Example
@@ -55,6 +55,8 @@ class SequencePlan:
     split: str = "train"
     limit: int | None = None
     """At most so many training samples per skill, drawn by group."""
+    hub: str | None = None
+    """The hub id that `base` was fetched from: what the manifest names as the base."""
 
 
 def run(plan: SequencePlan, report: Report, progress: Progress | None = None) -> Path:
@@ -83,6 +85,19 @@ def run(plan: SequencePlan, report: Report, progress: Progress | None = None) ->
             report(str(folder.relative_to(plan.out)), record)
             start = folder
     return write_manifest(plan, suite, base_dir)
+
+
+def located(base: Path) -> tuple[Path, str | None]:
+    """(folder, hub id or None) of what `--base` names; a hub id is fetched.
+
+    Raises CheckpointError.
+    """
+    hub = base.as_posix()
+    if base.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", hub) or hub.startswith("."):
+        return base, None
+    if base.parent.exists():
+        raise CheckpointError(hub, "no such checkpoint folder")
+    return base_folder(BaseSpec.model_construct(hub=hub), Path.cwd()), hub
 
 
 def strategy_name(component: str, recipe: Recipe) -> str:
@@ -122,7 +137,7 @@ def write_manifest(plan: SequencePlan, suite: Suite, base_dir: Path) -> Path:
         strategies[name] = {"component": component, "runs": sorted(runs, key=lambda r: r["seed"])}
     written = {
         "study": found.get("study") or check_name(plan.out.absolute().name),
-        "base": found.get("base") or _relative(plan.base, plan.out),
+        "base": found.get("base") or plan.hub or _relative(plan.base, plan.out),
         "suite": _placed(suite, base_dir, plan.out),
         "strategies": strategies,
     }
