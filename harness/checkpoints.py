@@ -44,6 +44,8 @@ SAFE_CONVERSION = (
 )
 # Keys of config.json that say nothing about the computation.
 CONFIG_NOISE = frozenset({"_name_or_path", "transformers_version", "architectures_history"})
+# Keys that training loops leave behind and engines decide for themselves.
+RUNTIME_KEYS = frozenset({"use_cache", "dtype", "torch_dtype"})
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model",
@@ -194,8 +196,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def architecture(folder: Path) -> str:
-    """Hash of what one live engine can serve: the configuration without names and versions."""
-    return _digest(_meaningful(read_config(folder)))
+    """Hash of what one live engine can serve: the configuration without names, versions, or what
+    an engine sets itself."""
+    return _digest(_meaningful(read_config(folder), CONFIG_NOISE | RUNTIME_KEYS))
 
 
 def fingerprint(folder: Path) -> str:
@@ -259,10 +262,10 @@ def _against_index(index: Mapping[str, str], entries: Mapping[str, TensorEntry])
     return found
 
 
-def _meaningful(config: Any) -> Any:
+def _meaningful(config: Any, noise: frozenset[str] = CONFIG_NOISE) -> Any:
     if isinstance(config, dict):
-        return {k: _meaningful(v) for k, v in config.items() if k not in CONFIG_NOISE}
-    return [_meaningful(item) for item in config] if isinstance(config, list) else config
+        return {k: _meaningful(v, noise) for k, v in config.items() if k not in noise}
+    return [_meaningful(item, noise) for item in config] if isinstance(config, list) else config
 
 
 def _digest(value: Any) -> str:

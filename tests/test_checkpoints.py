@@ -75,6 +75,16 @@ def test_the_fingerprint_sees_the_configuration(model: Path):
     assert checkpoints.fingerprint(model) != before
 
 
+def test_one_engine_serves_what_differs_only_in_what_a_trainer_leaves_behind(model: Path):
+    before = checkpoints.architecture(model)
+    config = json.loads((model / "config.json").read_text())
+    for change in ({"use_cache": False}, {"dtype": "bfloat16"}, {"transformers_version": "9"}):
+        (model / "config.json").write_text(json.dumps(config | change))
+        assert checkpoints.architecture(model) == before
+    (model / "config.json").write_text(json.dumps(config | {"hidden": 8}))
+    assert checkpoints.architecture(model) != before
+
+
 TENSOR = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 BAD_FILES = {
     "shorter than a header": (b"\x01\x02", "it is torn"),

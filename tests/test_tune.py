@@ -115,7 +115,8 @@ def test_exactly_the_component_moves(bases, tmp_path, family, component):
     assert reachable <= set(change.moves) <= expected
     assert 0 < record.trainable_share < 1
     # The prompt is made by the very files that the base's is made of.
-    for name in ("tokenizer.json", "chat_template.jinja"):
+    # Trainer's switches stay out of the configuration: one engine serves base and stages.
+    for name in ("tokenizer.json", "chat_template.jinja", "config.json"):
         assert (stage / name).read_bytes() == (base / name).read_bytes()
 
 

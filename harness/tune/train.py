@@ -471,6 +471,8 @@ def _save(model: Any, job: _Job, stored: torch.dtype, processor: Path) -> None:
     model.to(stored)
     with _quiet():
         model.save_pretrained(job.work)
+    # Trainer leaves its own switches in the configuration (use_cache: false); tuning changed none.
+    shutil.copyfile(_weights_of(job.start) / "config.json", job.work / "config.json")
     for name in _PROCESSOR_FILES:
         if (processor / name).is_file():
             shutil.copyfile(processor / name, job.work / name)
