@@ -1,7 +1,7 @@
 """Writes real output into README.md: each block after `<!-- output: COMMAND -->` is what it prints.
 
-    .venv/bin/python docs/refresh_readme.py           # rewrite
-    .venv/bin/python docs/refresh_readme.py --check   # exit 1 when a block is out of date
+.venv/bin/python docs/refresh_readme.py           # rewrite
+.venv/bin/python docs/refresh_readme.py --check   # exit 1 when a block is out of date
 """
 
 from __future__ import annotations

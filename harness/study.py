@@ -215,7 +215,9 @@ def _changed(manifest: Manifest, options: Options) -> Manifest:
         if options.engine not in LIBRARIES:
             known = ", ".join(LIBRARIES)
             raise ManifestError("--engine", f"got {options.engine!r}, expected one of {known}")
-        changes["engine"] = EngineSpec.model_validate({"kind": options.engine})
+        # The other engine's own options mean nothing here; the number type is part of the study.
+        kept = {k: v for k, v in manifest.engine.options.items() if k == "dtype"}
+        changes["engine"] = EngineSpec.model_validate({"kind": options.engine, **kept})
     if options.limit:
         changes["suite"] = manifest.suite.model_copy(update={"limit": options.limit})
     return manifest.model_copy(update=changes)
