@@ -26,6 +26,7 @@ def strike(kills: int) -> list[dict[str, object]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_a_struck_sweep_ends_with_the_bytes_of_an_undisturbed_one():
     found = strike(4)
     assert [finding for finding in found if not finding["ok"]] == []

@@ -87,6 +87,7 @@ def digest(folder: Path) -> str:
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_stages_train_their_component_and_are_reused(small: study.StudyPlan) -> None:
     seen: list[tuple[str, bool]] = []
     study.train(small, lambda name, there: seen.append((name, there)))
@@ -116,6 +117,7 @@ def test_stages_train_their_component_and_are_reused(small: study.StudyPlan) -> 
     assert [digest(folder) for folder in folders] == digests
 
 
+@pytest.mark.slow
 def test_same_seed_same_weights(small: study.StudyPlan, tmp_path: Path) -> None:
     again = study.replace(small, out=tmp_path)
     study.train(again, lambda name, there: None)
