@@ -8,6 +8,7 @@ columns are checked whenever a source is loaded.)
 from __future__ import annotations
 
 import re
+import string
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -71,6 +72,11 @@ def _pictures(sample: Sample, decoded: set[str]) -> Iterator[str]:
 def _answers(task: Task, sample: Sample) -> Iterator[str]:
     if not 0 <= sample.chance <= 1:
         yield f"chance is {sample.chance}, expected a share"
+    if sample.answer_type == "letter" and sample.choices:
+        letters = string.ascii_uppercase[: len(sample.choices)]
+        if not any(gold in (*letters, *sample.choices) for gold in sample.answers):
+            gold, n_choices = sample.answers[0], len(sample.choices)
+            yield f"the gold answer {gold!r} is not one of {n_choices} options"
     for judge in JUDGES:
         scorer = task.scorers[judge]
         best = max(scorer(sample, gold).value or 0.0 for gold in dict.fromkeys(sample.answers))

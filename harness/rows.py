@@ -34,11 +34,13 @@ def text(row: Row, *names: str) -> str:
 
     >>> text({"answer": 3}, "label", "answer")
     '3'
+    >>> text({"count": 3.0}, "count")
+    '3'
     """
     if not any(name in row for name in names):
         raise _absent(row, *names)
     values = (row.get(name) for name in names)
-    return next((str(value) for value in values if value is not None and str(value).strip()), "")
+    return next((_written(v) for v in values if v is not None and str(v).strip()), "")
 
 
 def texts(row: Row, name: str) -> tuple[str, ...]:
@@ -51,8 +53,13 @@ def texts(row: Row, name: str) -> tuple[str, ...]:
         raise _absent(row, name)
     value = row[name]
     items = [value] if isinstance(value, str | int | float) else list(value or ())
-    found = tuple(str(item) for item in items if item is not None and str(item).strip())
+    found = tuple(_written(item) for item in items if item is not None and str(item).strip())
     return found or ("",)
+
+
+def _written(value: object) -> str:
+    """A whole number without ".0": integers with a gap among them are often stored as floats."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _absent(row: Row, *names: str) -> ValueError:

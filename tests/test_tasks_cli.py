@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from make_fixtures import picture, write
@@ -97,6 +98,28 @@ def test_check_names_the_fault_in_one_line(tmp_path: Path, fault: str, line: str
     assert result.stdout.startswith(f"wrong pope             {line}")
     report = json.loads(run("check", "pope", "--source", f"pope={path}", "--json").stdout)
     assert (report[0]["ok"], len(report[0]["problems"])) == (False, 1)
+
+
+@pytest.mark.parametrize(
+    ("task", "column", "value"),
+    [("mmbench", "answer", "Z"), ("mmstar", "answer", "Z"), ("mmmu", "options", "['only one']")],
+)
+def test_check_names_a_gold_letter_without_an_option(
+    tmp_path: Path, task: str, column: str, value: str
+) -> None:
+    rows = pq.read_table(DATA / f"{task}.parquet").to_pylist()
+    rows[0][column] = value
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    result = run("check", task, "--source", f"{task}={tmp_path / 'rows.parquet'}")
+    assert result.exit_code == 2
+    assert "is not one of" in result.stdout
+
+
+def test_check_takes_counts_stored_as_floats(tmp_path: Path) -> None:
+    rows = pq.read_table(DATA / "countbench.parquet").to_pylist()
+    rows = [{**row, "number": float(row["number"])} for row in rows]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    assert ok("check", "countbench", "--source", f"countbench={tmp_path / 'rows.parquet'}")
 
 
 def test_check_refuses_what_it_cannot_find(tmp_path: Path) -> None:
