@@ -241,3 +241,16 @@ def test_empty_and_endless_answers_are_recorded_as_such(store: Store):
         ("ok", text) for text in said.values()
     ]
     assert [classify(row["text"]) for row in rows] == ["empty", "repetition", "empty"]
+
+
+def test_programs_can_follow_a_sweep(store: Store, capsys):
+    import json
+
+    from rich.console import Console
+
+    from harness.report.live import watching
+
+    with watching(Console(), "jsonl") as watch:
+        sweep(make_plan(store, 1), store, "fixed", lambda: ReplayEngine(red), watch)
+    events = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(e["task"], e["cells"], e["samples"]) for e in events] == [("a", 1, 200), ("b", 2, 400)]

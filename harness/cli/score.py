@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -68,7 +68,11 @@ def score(
         ),
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
-    quiet: Annotated[bool, typer.Option(help="No progress.")] = False,
+    progress: Annotated[
+        Literal["auto", "plain", "jsonl", "quiet"],
+        typer.Option(help="A bar on a terminal and lines elsewhere, or as asked."),
+    ] = "auto",
+    quiet: Annotated[bool, typer.Option(help="No progress and no tables.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Machine-readable outcome.")] = False,
 ) -> None:
     """Score a study: every checkpoint on every benchmark, on one live engine."""
@@ -90,12 +94,12 @@ def score(
     if dry_run:
         print_plan(console, opened, as_json=json_)
         return
-    with watching(console, "quiet" if quiet else "auto") as watch:
+    with watching(console, "quiet" if quiet else progress) as watch:
         outcome = study.score(opened, watch)
     print_outcome(console, opened, outcome, as_json=json_)
     if check_against and not outcome.exit_code:
         other = study.open_study(manifest, replace(options, engine=check_against))
-        with watching(console, "quiet" if quiet else "auto") as watch:
+        with watching(console, "quiet" if quiet else progress) as watch:
             outcome = study.score(other, watch, record=False)
         print_agreement(console, disagreements(opened, other), as_json=json_)
     raise typer.Exit(outcome.exit_code)

@@ -142,12 +142,12 @@ class LiveLine(_Counting):
 
 @contextmanager
 def watching(console: Console, mode: str = "auto") -> Iterator[Watch]:
-    """The view that fits: `auto` (a bar on a terminal, lines elsewhere), `quiet`, `jsonl`."""
+    """`auto`: a bar on a terminal, lines elsewhere; or `plain`, `jsonl`, `quiet` as asked."""
     if mode == "quiet":
         yield Quiet()
     elif mode == "jsonl":
         yield JsonLines()
-    elif not console.is_terminal:
+    elif mode == "plain" or not console.is_terminal:
         yield PlainLines(console)
     else:
         columns = (
