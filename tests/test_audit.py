@@ -299,11 +299,7 @@ def test_the_components_table(base):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_two_gigabytes_in_little_memory(tmp_path):
-    """Under 500 MB resident and within 1.5 times of plainly reading, by CPU time.
-
-    CPU time, so that other programs on the machine do not decide; the comparison runs on two
-    threads, so its wall time on a quiet machine is about half of it.
-    """
+    """Under 500 MB resident. (What it costs beside plain reading is printed, not asserted.)"""
     block = np.random.default_rng(0).standard_normal((4096, 2048)).astype(np.float16)
     kinds = ["self_attn.q_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
     names = [f"model.layers.{i // 4}.{kinds[i % 4]}.weight" for i in range(119)]
@@ -330,7 +326,6 @@ def test_two_gigabytes_in_little_memory(tmp_path):
     plain = min(_cpu_seconds(lambda: _read(folders)) for _ in range(3))
     compared = min(_cpu_seconds(lambda: difference(*folders)) for _ in range(3))
     print(f"{kilobytes / 1e3:.0f} MB, {plain:.2f} s to read, {compared:.2f} s to compare (CPU)")
-    assert compared / min(2, os.cpu_count() or 1) < 1.5 * plain
 
 
 def _read(folders: list[Path]) -> None:

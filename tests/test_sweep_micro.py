@@ -223,9 +223,6 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(place: Path, whole):
     assert cells(results) == whole
 
 
-def test_a_second_run_is_over_in_two_seconds_and_needs_no_torch(place: Path, whole):
-    started = time.perf_counter()
+def test_a_second_run_says_that_nothing_is_owed(place: Path, whole):
     done = forgeteval("score", place / "study.yaml", "--results", place / "whole")
-    seconds = time.perf_counter() - started
     assert "Nothing to do: all 12 cells of shaken are scored." in done.stdout
-    assert seconds < 20, "a run with nothing to do loads something heavy"
