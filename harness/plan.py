@@ -18,6 +18,7 @@ from typing import Any
 from harness import checkpoints, engines, registry, sources
 from harness.errors import CheckpointError, DataError, ManifestError, SampleError
 from harness.manifest import BaseSpec, Manifest, StageSpec, base_stage
+from harness.prompts import request_parts
 from harness.store import SCHEMA_VERSION, Store, cell_id, write_atomically
 from harness.types import BASE, Checkpoint, Profile, Request, Sample, Stage, Task
 
@@ -240,8 +241,7 @@ def requests(task: Task, samples: Sequence[Sample], profile: Profile) -> list[Re
     prompt = task.prompts[profile]
     built = []
     for sample in samples:
-        text = prompt(sample)
-        parts = (*range(len(sample.images)), text) if isinstance(text, str) else text
+        parts = request_parts(prompt(sample), len(sample.images))
         # Lettered questions are asked for a letter, so letters are what a likelihood compares.
         lettered = sample.answer_type == "letter"
         choices = tuple(ascii_uppercase[: len(sample.choices)]) if lettered else sample.choices
@@ -363,7 +363,7 @@ def _benchmark(manifest: Manifest, name: str, role: str, folder: Path, memory: M
         samples = load()
         if not samples:
             raise DataError(name, "the source has no rows")
-        return _data_digest(task, samples, suite.profile), len(samples)
+        return data_digest(task, samples, suite.profile), len(samples)
 
     stamps = [
         sources.source_stat(task, override, folder),
@@ -375,7 +375,8 @@ def _benchmark(manifest: Manifest, name: str, role: str, folder: Path, memory: M
     return Benchmark(task, role, str(data), int(n), load)
 
 
-def _data_digest(task: Task, samples: Sequence[Sample], profile: Profile) -> str:
+def data_digest(task: Task, samples: Sequence[Sample], profile: Profile) -> str:
+    """Hash (hex) of everything a model is asked and graded by, images included, in order."""
     digest = hashlib.sha256()
     for sample, request in zip(samples, requests(task, samples, profile), strict=True):
         row = [

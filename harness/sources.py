@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
 import math
 import os
 import re
@@ -20,7 +18,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -344,18 +342,3 @@ def source_stat(
         name = file.relative_to(root).as_posix() if file != root else file.name
         facts.append(f"{name}:{stat.st_size}:{stat.st_mtime_ns}")
     return ("path", *facts)
-
-
-def content_digest(samples: Sequence[Sample]) -> str:
-    """Hash (hex) of everything a model is asked and graded by, images included, in order."""
-    digest = hashlib.sha256()
-    for sample in samples:
-        hashes: list[Any] = []
-        for image in sample.images:
-            try:
-                hashes.append(image.sha256)
-            except SampleError as error:
-                hashes.append({"unreadable": str(error)})
-        row = [sample.id, sample.question, sample.answers, sample.choices, hashes]
-        digest.update(json.dumps(row).encode())
-    return digest.hexdigest()

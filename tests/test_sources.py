@@ -23,6 +23,7 @@ from make_fixtures import IMAGE, cell, picture, write
 
 from harness import registry, sources
 from harness.errors import DataError, SampleError
+from harness.plan import data_digest
 from harness.sources import SourceOverride
 from harness.subset import choose
 from harness.tables import open_path
@@ -297,15 +298,15 @@ def test_source_stat_changes_with_files_and_revisions(tmp_path: Path) -> None:
     assert sources.source_stat(PATHVQA, pinned) != main
 
 
-def test_content_digest_sees_everything_that_is_asked(tmp_path: Path) -> None:
+def test_the_data_digest_sees_everything_that_is_asked(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", rows())
     samples = list(load(tmp_path / "a.parquet"))
-    digest = sources.content_digest(samples)
-    assert digest == sources.content_digest(load(tmp_path / "a.parquet"))
-    assert digest != sources.content_digest(samples[::-1])
+    digest = data_digest(PATHVQA, samples, "fixed")
+    assert digest == data_digest(PATHVQA, load(tmp_path / "a.parquet"), "fixed")
+    assert digest != data_digest(PATHVQA, samples[::-1], "fixed")
     for change in ({"question": "?"}, {"answers": ("b",)}, {"choices": ("c",)}, {"images": ()}):
         changed = [dataclasses.replace(samples[0], **change), *samples[1:]]
-        assert digest != sources.content_digest(changed)
+        assert digest != data_digest(PATHVQA, changed, "fixed")
 
 
 # --- subsets ---------------------------------------------------------------------------------
@@ -422,7 +423,7 @@ def test_addressed_pictures_are_fetched_once_and_dead_links_fail_alone(
     assert again[0].images[0].decode().size == size
     assert "/1.png" not in Host.asked
     assert "/gone.png" not in Host.asked  # known to be dead in this process
-    assert sources.content_digest(again) == sources.content_digest(samples)
+    assert data_digest(PATHVQA, again, "fixed") == data_digest(PATHVQA, samples, "fixed")
 
 
 def test_a_subset_fetches_only_its_pictures(host: str, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from harness import contract, registry, sources
+from harness.plan import data_digest
 from harness.prompts import as_text, request_parts
 from harness.types import Sample, Task
 
@@ -59,8 +60,8 @@ def test_committed_fixtures_are_what_the_maker_writes(tmp_path: Path) -> None:
     for name in NAMES:
         task = registry.task(name)
         made = sources.SourceOverride(path=str(tmp_path / Path(str(place(name).path)).name))
-        fresh = sources.content_digest(sources.load(task, made))
-        assert fresh == sources.content_digest(sources.load(task, place(name))), name
+        fresh = data_digest(task, sources.load(task, made), "fixed")
+        assert fresh == data_digest(task, sources.load(task, place(name)), "fixed"), name
 
 
 def golden_prompts() -> list[tuple[str, dict]]:
