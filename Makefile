@@ -6,7 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
-STRATEGIES ?= llm sa_proj mlp mlp_gate_up
+# A private uv is on the path of everything, so that tests that build packages find it.
+export PATH := $(CURDIR)/.uv/bin:$(PATH)
 
 .PHONY: demo test unit lint lock results docs picture readme clean help
 
@@ -17,7 +18,8 @@ help:
 	$(PYTHON) -m venv .uv
 	.uv/bin/pip install --quiet --disable-pip-version-check uv
 
-# The environment with everything that tests need also serves the demo.
+# The environment with everything that tests need also serves the demo. It is compiled at once: the
+# tests start many processes, and some machines forbid Python to write what it compiled.
 $(VENV)/.run: requirements/run.txt | $(filter .uv/bin/uv,$(UV))
 	@test -f $(VENV)/.dev || { \
 	  $(UV) venv --quiet --allow-existing --python '>=3.11,<3.14' $(VENV) && \
@@ -27,7 +29,7 @@ $(VENV)/.run: requirements/run.txt | $(filter .uv/bin/uv,$(UV))
 
 $(VENV)/.dev: requirements/dev.txt pyproject.toml | $(filter .uv/bin/uv,$(UV))
 	$(UV) venv --quiet --allow-existing --python '>=3.11,<3.14' $(VENV)
-	$(UV) pip sync --quiet --python $(BIN)/python requirements/dev.txt
+	$(UV) pip sync --quiet --compile-bytecode --python $(BIN)/python requirements/dev.txt
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps -e .
 	@touch $@ $(VENV)/.run
 

@@ -21,6 +21,7 @@ from tiny_models import (
     rewrite_tensors,
 )
 
+from harness.components import place
 from harness.engines import create
 from harness.errors import CheckpointError
 from harness.types import Checkpoint, Decoding, Engine, Prediction, Request
@@ -82,15 +83,25 @@ def engine() -> Iterator[Any]:
 def test_every_checkpoint_of_a_sweep_answers_like_transformers(
     family: Family, engine: Any, tmp_path: Path
 ) -> None:
-    """A, then B with other key names, then A with only its vision tower changed, then A."""
+    """A, A with another language model, B with other key names, A with another vision tower, A.
+
+    Each picture is decoded once, and goes through the vision tower once for each vision tower.
+    """
     a = make_checkpoint(tmp_path / "a", family, 0)
     b = make_checkpoint(tmp_path / "b", family, 1, keys="native")
     seeing = Path(shutil.copytree(a, tmp_path / "seeing"))
     rewrite_tensors(seeing, lambda n, t: (n, t * -0.5 if "visi" in n or "visual" in n else t))
+    talking = Path(shutil.copytree(a, tmp_path / "talking"))
+    rewrite_tensors(talking, lambda n, t: (n, t * 1.3 if place(n).part.startswith("mlp") else t))
     requests = asked()
-    for folder in (a, b, seeing, a):
+    pictures = len(SIZES) + 1  # and the canary's
+    encoded = []
+    for folder in (a, talking, b, seeing, a):
         same_as_transformers(engine, checkpoint(folder), requests)
-    assert engine.counts == {"starts": 1, "preprocessed": len(SIZES)}
+        encoded.append(engine.counts["encoded"])
+    assert encoded == [pictures, pictures, 2 * pictures, 3 * pictures, 3 * pictures]
+    assert engine.counts["starts"] == 1
+    assert engine.counts["preprocessed"] == len(SIZES)
     assert engine.cold_starts == []
 
     lacking = Path(shutil.copytree(b, tmp_path / "lacking"))
@@ -100,8 +111,10 @@ def test_every_checkpoint_of_a_sweep_answers_like_transformers(
     with pytest.raises(RuntimeError, match="no checkpoint is loaded"):
         list(engine.generate(requests))
     same_as_transformers(engine, checkpoint(a), requests)
-    mixed = checkpoint(a, blend=((str(b), 0.25),))
-    same_as_transformers(engine, mixed, requests)
+    for blend in ((str(b), 0.25), (str(talking), 0.5)):
+        same_as_transformers(engine, checkpoint(a, blend=(blend,)), requests)
+    # The second blend's ends see alike, so nothing was encoded for it.
+    assert engine.counts["encoded"] == 4 * pictures
     assert engine.counts["starts"] == 1
 
 

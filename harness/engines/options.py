@@ -52,6 +52,9 @@ class VLLMOptions:
     """Most requests in flight; bounds the memory that pictures take."""
     check_cold: bool = False
     """Compare the first swap with a cold start of the same weights (one more engine start)."""
+    features_gb: float = 2.0
+    """Memory for image features that are kept for checkpoints with the same vision weights; 0 =
+    none are. Engines of several processes (tensor parallel and such) keep none."""
     token_classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Further token classes, as words, whose probability is measured: `{color: [red, green]}`."""
     arguments: Mapping[str, Any] = field(default_factory=dict)

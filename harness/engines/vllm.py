@@ -51,6 +51,7 @@ from harness.engines.decoding import answer_of
 from harness.engines.layouts import canonical, served_name, shortened
 from harness.engines.options import VLLMOptions
 from harness.engines.prompts import Prompter, first_line, picture_key, refuse_long
+from harness.engines.vllm_features import connector, vision_digest
 from harness.engines.vllm_masses import ASK, Extension, FirstMasses
 from harness.errors import CheckpointError, Problem, SampleError
 from harness.types import Checkpoint, Decoding, Prediction, Request
@@ -151,6 +152,8 @@ class VLLMEngine:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._weights: _Weights | None = None
         self._canaries: dict[_Weights, Canary] = {}
+        self._scopes: dict[_Weights, str] = {}
+        self._scope = ""
         self._prompter: Prompter | None = None
         self._lora: LoRARequest | None = None
         self._lora_ids: dict[str, int] = {}
@@ -161,8 +164,15 @@ class VLLMEngine:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """`starts` and `preprocessed` so far."""
-        return {"starts": self.starts, "preprocessed": self.preprocessed}
+        """`starts`, `preprocessed` and `encoded` (pictures through the vision tower) so far.
+
+        A fresh start begins to count `encoded` again; the canary's picture is among them.
+        """
+        encoded = 0
+        if self._llm is not None:
+            keywords = {"scope": self._scope}
+            encoded = max(self._llm.collective_rpc("forgeteval_features", kwargs=keywords))
+        return {"starts": self.starts, "preprocessed": self.preprocessed, "encoded": encoded}
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Make `checkpoint` the one that answers.
@@ -282,6 +292,8 @@ class VLLMEngine:
                 self._llm = LLM(**arguments)
                 if streamed:
                     self._reload(wanted)
+                else:
+                    self._serve_features(wanted)
             except (*REFUSALS, OSError, ImportError) as error:
                 self.close()
                 raise CheckpointError(
@@ -344,13 +356,25 @@ class VLLMEngine:
         assert self._llm is not None
         arguments = {"folders": list(wanted.folders), "shares": list(wanted.shares)}
         self._llm.collective_rpc("forgeteval_reload", kwargs=arguments)
+        self._serve_features(wanted)
         # Both, or old keys and values meet new weights, or the engine dies on a missing embedding.
         self._llm.reset_prefix_cache()
         self._llm.llm_engine.reset_encoder_cache()
 
+    def _serve_features(self, wanted: _Weights) -> None:
+        """Image features are those of these vision weights from now on."""
+        assert self._llm is not None
+        if self._llm.llm_engine.vllm_config.ec_transfer_config is None:
+            return
+        if wanted not in self._scopes:
+            self._scopes[wanted] = vision_digest(wanted.folders, wanted.shares)
+        self._scope = self._scopes[wanted]
+        self._llm.collective_rpc("forgeteval_features", kwargs={"scope": self._scope})
+
     def _canary(self) -> Canary:
         """Tokens and log-probabilities of two fixed prompts, one with a picture."""
-        params = SamplingParams(temperature=0, max_tokens=CANARY_TOKENS, logprobs=0)
+        # One listed token brings the chosen one along; `logprobs=0` would compile a kernel first.
+        params = SamplingParams(temperature=0, max_tokens=CANARY_TOKENS, logprob_token_ids=[0])
         asks = [_Ask(request, params) for request in CANARIES]
         found: dict[str, list[tuple[int, float]]] = {}
         for ask, output in self._stream(iter(asks), count=False):
@@ -514,6 +538,8 @@ def _defaults(folder: Path, options: VLLMOptions) -> dict[str, Any]:
     }
     if _takes_processors():
         found["logits_processors"] = [FirstMasses]
+    if features := connector(options.arguments, options.features_gb):
+        found["ec_transfer_config"] = features
     if not torch.cuda.is_available():
         # Compiling for a CPU costs minutes and wins nothing that a sweep would notice.
         found["enforce_eager"] = True

@@ -16,13 +16,20 @@ from harness.engines.layouts import canonical, served_name
 
 
 class ReloadExtension:
-    """Adds one method to vLLM's worker."""
+    """Adds the methods of a swap to vLLM's worker."""
 
     def forgeteval_reload(self, folders: Sequence[str], shares: Sequence[float]) -> None:
         """Load the first folder's weights, moved by `shares[i]` towards folder i + 1."""
         worker: Any = self
         worker.reload_weights(weights_iterator=tensors(folders, shares))
         _repack_tied_head(worker.model_runner.get_model())
+
+    def forgeteval_features(self, scope: str) -> int:
+        """Keep and serve image features under `scope`; the number of pictures encoded so far."""
+        from harness.engines import vllm_features
+
+        vllm_features.serve(scope)
+        return vllm_features.encoded()
 
 
 def tensors(folders: Sequence[str], shares: Sequence[float]) -> Iterator[tuple[str, Any]]:
