@@ -1,10 +1,15 @@
-"""Our transformers engine against a bare `generate` loop: same model, prompts and batches.
+"""Our engines against the bare libraries: same live model, same prompts, 2,000 requests.
 
-Prints `{"overhead": ours / bare - 1, ...}`, by wall clock and by processor time (for a
-busy machine). The bare loop's inputs are processed beforehand, as ours are on every checkpoint
-after the first; image features are kept by neither.
+transformers: a plain `generate` loop over the same batches, its inputs processed beforehand, as
+ours are on every checkpoint after the first; image features are kept by neither. vLLM: one
+`LLM.generate` with all prompts, tokens ready-made, pictures in vLLM's own cache; the prefix cache
+is emptied before each run, as a new checkpoint empties it.
 
-    .venv/bin/python benchmarks/bare_loop.py CHECKPOINT data/*.parquet
+Prints `{"overhead": ours / bare - 1, ...}`, by wall clock and by processor time (for a busy
+machine). Runs take turns; the median of the ratios of neighbouring runs is told, so that a machine
+that slows down in the middle slows both.
+
+    .venv/bin/python benchmarks/bare_loop.py hf|vllm CHECKPOINT data/*.parquet
 """
 
 from __future__ import annotations
@@ -14,7 +19,9 @@ import itertools
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -27,7 +34,7 @@ from harness.engines.inputs import collate, join
 from harness.types import Checkpoint, Decoding, Request
 
 REQUESTS = 2000
-REPEATS = 3
+REPEATS = 5
 
 
 class Picture:
@@ -66,9 +73,8 @@ def bare(model: Any, prepared: list[tuple[dict[str, torch.Tensor], int]], end: i
     return made
 
 
-def main() -> None:
-    folder, files = sys.argv[1], [Path(name) for name in sys.argv[2:]]
-    asked = requests(files)
+def transformers_runs(folder: str, asked: list[Request]) -> dict[str, Callable[[], Any]]:
+    """Ours, and the bare loop over the very batches that ours makes."""
     engine = create("hf", {"features_gb": 0})
     assert isinstance(engine, HFEngine)
     engine.load(Checkpoint(folder, "", folder))
@@ -83,24 +89,63 @@ def main() -> None:
         inputs.update(join([row.side for row in rows]))
         inputs.update(join([row.pixels or {} for row in rows]))
         prepared.append((inputs, inputs["input_ids"].shape[1]))
-    runs = {
+    return {
         "ours": lambda: list(engine.generate(asked)),
         "bare": lambda: bare(live.model, prepared, engine._stops[0]),
     }
-    wall: dict[str, list[float]]
-    cpu: dict[str, list[float]]
-    wall, cpu = ({name: [] for name in runs} for _ in range(2))
+
+
+def vllm_runs(folder: str, asked: list[Request]) -> dict[str, Callable[[], Any]]:
+    """Ours, and vLLM's own `LLM.generate` on the same live engine."""
+    from vllm import SamplingParams
+
+    engine: Any = create("vllm", {"max_model_len": 512, "max_num_seqs": 64, "features_gb": 0,
+                                  "kv_cache_memory_bytes": 400_000_000})  # fmt: skip
+    engine.load(Checkpoint(folder, "", folder))
+    list(engine.generate(asked))
+    prompter, llm = engine._prompter, engine._llm
+    params = SamplingParams(temperature=0, max_tokens=6, detokenize=False)
+    prompts = [
+        {
+            "prompt_token_ids": prompter.tokens(prompter.text(request)),
+            "multi_modal_data": {"image": [None]},
+            "multi_modal_uuids": {"image": [request.images[0].sha256]},
+        }
+        for request in asked
+    ]
+
+    def fresh(go: Callable[[], Any]) -> Callable[[], Any]:
+        def run() -> Any:
+            llm.reset_prefix_cache()
+            llm.llm_engine.reset_encoder_cache()
+            return go()
+
+        return run
+
+    return {
+        "ours": fresh(lambda: list(engine.generate(asked))),
+        "bare": fresh(lambda: llm.generate(prompts, params, use_tqdm=False)),
+    }
+
+
+def main() -> None:
+    kind, folder, files = sys.argv[1], sys.argv[2], [Path(name) for name in sys.argv[3:]]
+    asked = requests(files)
+    runs = (transformers_runs if kind == "hf" else vllm_runs)(folder, asked)
+    wall: dict[str, list[float]] = {name: [] for name in runs}
+    cpu: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(REPEATS):
         for name, go in runs.items():
             started = time.perf_counter(), time.process_time()
             go()
             wall[name].append(time.perf_counter() - started[0])
             cpu[name].append(time.process_time() - started[1])
-    record: dict[str, Any] = {"requests": REQUESTS}
+    record: dict[str, Any] = {"engine": kind, "requests": REQUESTS, "repeats": REPEATS}
     for clock, times in (("overhead", wall), ("overhead_cpu", cpu)):
-        record[clock] = min(times["ours"]) / min(times["bare"]) - 1
-    record["seconds"] = {name: min(values) for name, values in wall.items()}
-    record["cpu_seconds"] = {name: min(values) for name, values in cpu.items()}
+        pairs = zip(times["ours"], times["bare"], strict=True)
+        record[clock] = median(ours / theirs for ours, theirs in pairs) - 1
+    record["seconds"] = {name: median(values) for name, values in wall.items()}
+    record["cpu_seconds"] = {name: median(values) for name, values in cpu.items()}
     print(json.dumps(record))
 
 
