@@ -123,3 +123,18 @@ def test_no_expression_is_pasted_into_a_shell() -> None:
 def test_outputs_are_those_the_script_writes() -> None:
     written = set(re.findall(r'"(outcome|exit-code|junit|report)"', SCRIPT.read_text("utf-8")))
     assert written >= ACTION["outputs"].keys()
+
+
+@pytest.mark.parametrize(
+    ("schema", "files"),
+    [
+        ("github-workflows", sorted((ROOT / ".github" / "workflows").glob("*.yml"))),
+        ("github-actions", [ROOT / "action.yml"]),
+        ("dependabot", [ROOT / ".github" / "dependabot.yml"]),
+    ],
+)
+def test_what_github_reads_fits_its_schema(schema: str, files: list[Path]) -> None:
+    program = Path(sys.executable).parent / "check-jsonschema"
+    command = [program, "--builtin-schema", f"vendor.{schema}", *files]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert files and done.returncode == 0, done.stdout + done.stderr

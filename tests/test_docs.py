@@ -6,6 +6,8 @@ import importlib.util
 import json
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,6 +114,17 @@ def test_every_page_is_in_the_navigation() -> None:
             yield from leaves(child)
 
     assert sorted(leaves(config["nav"])) == [page.name for page in PAGES]
+
+
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    shutil.copytree(DOCS, tmp_path / "docs")
+    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    program = Path(sys.executable).parent / "zensical"
+    command = [program, "build", "--strict"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = {page.stem for page in (tmp_path / "site").glob("*.html")}
+    assert made >= {page.stem for page in PAGES}
 
 
 # Commands and YAML shown -------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 import harness
 
+BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # What pip may not carry: environments, caches, what was made here, other people's data.
@@ -93,6 +95,53 @@ def test_the_source_distribution_can_be_built_and_read(built: Path) -> None:
     assert not [name for name in names if FOREIGN.search(name)]
 
 
+@pytest.mark.slow
+def test_the_wheel_alone_runs_what_the_readme_says_of_ci(built: Path, tmp_path: Path) -> None:
+    """A new environment, the base install, the README's commands as they stand there."""
+    uv, home = shutil.which("uv"), tmp_path / "env"
+    assert uv is not None
+    wheel_file = str(next(built.glob("*.whl")))
+    for command in (
+        [uv, "venv", "--quiet", "--python", sys.executable, str(home)],
+        [uv, "pip", "install", "--quiet", "--python", str(home), wheel_file],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        if done.returncode and re.search("dns error|network|offline|connect", done.stderr):
+            pytest.skip("needs a registry")
+        assert done.returncode == 0, done.stderr
+    section = (
+        (ROOT / "README.md").read_text(encoding="utf-8").split("## In CI")[1].split("\n## ")[0]
+    )
+    block = re.search(r"```\n(.*?)```", section, re.S)
+    assert block is not None
+    (tmp_path / "scores.jsonl").write_text(_graded_answers(), encoding="utf-8")
+    more = "forgeteval compare nightly --json\nforgeteval report nightly\nforgeteval leaderboard nightly"
+    environment = {
+        "PATH": f"{home / 'bin'}:/usr/bin:/bin",
+        "HOME": str(tmp_path),
+        "LANG": "C.UTF-8",
+    }
+    for line in [*block[1].splitlines(), *more.splitlines()]:
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+    assert (tmp_path / "gate.xml").is_file() and (tmp_path / "gate.md").is_file()
+    packages = next(home.glob("lib/python*/site-packages"))
+    assert not any((packages / name).exists() for name in ("torch", "transformers", "vllm"))
+
+
+def _graded_answers() -> str:
+    """A base and one better stage of a strategy `new`, as JSON lines."""
+    rows = [
+        {"strategy": name, "stage": stage, "benchmark": "docs", "sample_id": i, "score": score}
+        for name, stage in (("base", 0), ("new", 1))
+        for i in range(1000)
+        for score in [int(i % 10 < 7 + stage)]
+    ]
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
 def test_the_version_is_written_once() -> None:
     assert "version" in PROJECT["project"]["dynamic"]
     assert PROJECT["tool"]["hatch"]["version"]["path"] == "harness/__init__.py"
@@ -111,3 +160,11 @@ def test_the_container_has_the_vllm_that_was_tested() -> None:
     recipe = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     used = re.search(r"^FROM vllm/vllm-openai:v([\d.]+)$", recipe, re.M)
     assert tested and used and tested[1] == used[1]
+
+
+def test_the_container_recipe_passes_its_linter() -> None:
+    linter = BIN / "hadolint"
+    if not linter.exists():
+        pytest.skip("hadolint has no build for this machine")
+    done = subprocess.run([linter, ROOT / "Dockerfile"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
