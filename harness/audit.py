@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness import components
-from harness.differences import Difference, Move, difference
+from harness.differences import Difference, difference
 from harness.errors import UserError
 from harness.manifest import Manifest, StageSpec
+from harness.moves import Move
 from harness.plan import base_folder
 
 Status = Literal["verified", "mismatch", "broken", "identical", "undeclared", "interpolated"]

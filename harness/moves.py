@@ -1,0 +1,279 @@
+"""Moves: how far tensors moved from one checkpoint to the next, measured on mapped bytes.
+
+Windows of both files are mapped, compared as bytes and let go again, on a few threads. Arithmetic
+is done only where bytes differ, so that a tensor that stayed costs little more than reading it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.checkpoints import NUMPY_DTYPES, TensorEntry
+from harness.errors import CheckpointError
+
+# Mapped at a time, per file and thread: all the memory that a comparison takes.
+WINDOW_BYTES = 1 << 24
+# Compared at a time: large enough that Python costs nothing, small enough for a shared cache.
+SCAN_BYTES = 1 << 20
+# Subtracted at a time: 2^17 elements of 2 bytes. Half of it or twice of it was slower.
+CHUNK_BYTES = 1 << 18
+_THREADS = min(4, os.cpu_count() or 1)
+# Signed and unsigned integers as wide as the type, and the bits of its infinity: as signed
+# numbers the positive NaN and Inf are the largest, as unsigned numbers the negative ones.
+_BITS = {
+    "F16": (np.int16, np.uint16, 0x7C00),
+    "BF16": (np.int16, np.uint16, 0x7F80),
+    "F32": (np.int32, np.uint32, 0x7F80_0000),
+    "F64": (np.int64, np.uint64, 0x7FF0_0000_0000_0000),
+}
+# What float32 can hold well enough for a norm.
+_SUBTRACTABLE = frozenset(NUMPY_DTYPES) - {"F8_E5M2", "F8_E4M3", "F8_E8M0", "C64"}
+# One pass that ends at the first difference and lets other threads run; numpy would write an
+# array of answers first.
+_memcmp = ctypes.CDLL(None).memcmp
+_memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+Pair = tuple[TensorEntry, TensorEntry]
+Report = Callable[[int, int], None]
+"""Called with (bytes compared, bytes in all)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """How far one tensor moved."""
+
+    name: str
+    """As in the later checkpoint's files."""
+    sum_squares: float | None
+    """Of the difference's elements; None where the type cannot be subtracted."""
+    start_sum_squares: float | None
+    """Of the earlier tensor's elements."""
+    largest: float | None
+    """Largest absolute difference of an element."""
+
+    @property
+    def relative_norm(self) -> float | None:
+        """Frobenius norm of the difference over that of the earlier tensor; None = undefined."""
+        if self.sum_squares is None or not self.start_sum_squares:
+            return None
+        return sqrt(self.sum_squares / self.start_sum_squares)
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """The bytes of the same elements of two tensors (of one tensor with itself: no comparison)."""
+
+    earlier: TensorEntry
+    later: TensorEntry
+    first: tuple[int, int]
+    """First byte within the earlier and the later tensor."""
+    count: tuple[int, int]
+
+    @property
+    def retyped(self) -> bool:
+        return self.earlier.dtype != self.later.dtype
+
+    def mapped(self, which: int) -> Bytes:
+        """Bytes of the earlier (0) or the later (1) tensor."""
+        entry, first = (self.earlier, self.later)[which], self.first[which]
+        try:
+            return np.memmap(entry.file, np.uint8, "r", entry.offset + first, self.count[which])
+        except ValueError:
+            raise CheckpointError(str(entry.file), f"ends inside tensor {entry.name}") from None
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What is known of a window, or of a whole tensor once its windows are added."""
+
+    moved: bool = False
+    finite: bool = True
+    """Whether the later tensor is."""
+    squares: float = 0.0
+    start: float = 0.0
+    """Meaningful only where `moved`."""
+    largest: float = 0.0
+
+    def add(self, other: _Sums) -> None:
+        self.moved |= other.moved
+        self.finite &= other.finite
+        self.squares += other.squares
+        self.start += other.start
+        self.largest = max(self.largest, other.largest)
+
+
+def measure(
+    pairs: Sequence[Pair], alone: Sequence[TensorEntry], report: Report | None = None
+) -> tuple[dict[str, Move], list[str]]:
+    """Moves by name, and the names of later tensors that hold NaN or Inf.
+
+    `pairs`: (earlier, later) tensors of equal shape; `alone`: later tensors without an earlier
+    one. Raises CheckpointError where a file ends early.
+    """
+    jobs = [*pairs, *((entry, entry) for entry in alone)]
+    windows = [(k, window) for k, pair in enumerate(jobs) for window in _windows(*pair)]
+    total, done = sum(later.nbytes for _, later in jobs), 0
+    sums = [_Sums() for _ in jobs]
+    stayed: list[tuple[int, _Window]] = []
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = pool.map(_compare, (window for _, window in windows))
+        for (k, window), part in zip(windows, found, strict=True):
+            sums[k].add(part)
+            if not part.moved:
+                stayed.append((k, window))
+            done += window.count[1]
+            if report is not None:
+                report(done, total)
+        # The rest of a tensor that moved counts in the norm of its start.
+        rest = [(k, window) for k, window in stayed if sums[k].moved]
+        for (k, _), start in zip(rest, pool.map(_start, (w for _, w in rest)), strict=True):
+            sums[k].start += start
+    moves = {
+        later.name: _move(earlier, later, whole)
+        for (earlier, later), whole in zip(jobs, sums, strict=True)
+        if whole.moved
+    }
+    broken = [later.name for (_, later), whole in zip(jobs, sums, strict=True) if not whole.finite]
+    return moves, broken
+
+
+def _windows(earlier: TensorEntry, later: TensorEntry) -> Iterator[_Window]:
+    if earlier.dtype == later.dtype:
+        for first in range(0, later.nbytes, WINDOW_BYTES):
+            count = min(WINDOW_BYTES, later.nbytes - first)
+            yield _Window(earlier, later, (first, first), (count, count))
+        return
+    sizes = [max(entry.nbytes // max(entry.size, 1), 1) for entry in (earlier, later)]
+    step = WINDOW_BYTES // max(sizes)
+    for first in range(0, later.size, step):
+        count = min(step, later.size - first)
+        yield _Window(
+            earlier,
+            later,
+            (first * sizes[0], first * sizes[1]),
+            (count * sizes[0], count * sizes[1]),
+        )
+
+
+def _move(earlier: TensorEntry, later: TensorEntry, whole: _Sums) -> Move:
+    known = {earlier.dtype, later.dtype} <= _SUBTRACTABLE and np.isfinite(whole.squares)
+    if not known:
+        return Move(later.name, None, None, None)
+    return Move(later.name, whole.squares, whole.start, whole.largest)
+
+
+def _compare(window: _Window) -> _Sums:
+    after = window.mapped(1)
+    before = after if window.earlier is window.later else window.mapped(0)
+    subtractable = {window.earlier.dtype, window.later.dtype} <= _SUBTRACTABLE
+    if window.retyped:
+        return _subtract(window, before, after) if subtractable else _Sums(moved=True)
+    found = _scan(before, after, window.later.dtype)
+    return _subtract(window, before, after) if found.moved and subtractable else found
+
+
+def _scan(before: Bytes, after: Bytes, dtype: str) -> _Sums:
+    """Whether any byte differs; ends there where the difference will be measured anyway."""
+    found = _Sums()
+    for first in range(0, len(after), SCAN_BYTES):
+        part, other = after[first : first + SCAN_BYTES], before[first : first + SCAN_BYTES]
+        found.moved |= _memcmp(other.ctypes.data, part.ctypes.data, len(part)) != 0
+        if found.moved and dtype in _SUBTRACTABLE:
+            break
+        found.finite &= _finite(part, dtype)
+    return found
+
+
+def _finite(raw: Bytes, dtype: str) -> bool:
+    if dtype not in _BITS or not len(raw):
+        return True
+    signed, unsigned, infinity = _BITS[dtype]
+    sign = 1 << (8 * np.dtype(signed).itemsize - 1)
+    return bool(raw.view(signed).max() < infinity and raw.view(unsigned).max() < infinity + sign)
+
+
+def _subtract(window: _Window, before: Bytes, after: Bytes) -> _Sums:
+    whole = _Sums()
+    read = _values if window.retyped else _reader(window.later.dtype)
+    scratch = [np.empty(CHUNK_BYTES, np.float32) for _ in range(2)]
+    for raw_before, raw_after in _chunks(window, before, after):
+        start = read(raw_before, window.earlier.dtype, scratch[0])
+        end = read(raw_after, window.later.dtype, scratch[1])
+        with np.errstate(invalid="ignore", over="ignore"):
+            delta = np.subtract(end, start, out=scratch[1][: len(end)])
+            whole.squares += float(np.dot(delta, delta))
+            whole.start += float(np.dot(start, start))
+            whole.largest = max(whole.largest, float(delta.max()), -float(delta.min()))
+    # In another type the bytes always differ; what counts are the values.
+    whole.moved = not window.retyped or whole.squares != 0 or whole.largest > 0
+    whole.finite = bool(np.isfinite(whole.squares)) or _finite(after, window.later.dtype)
+    return whole
+
+
+def _chunks(window: _Window, before: Bytes, after: Bytes) -> Iterator[tuple[Bytes, Bytes]]:
+    """The bytes of the same elements of both."""
+    sizes = [np.dtype(NUMPY_DTYPES[e.dtype]).itemsize for e in (window.earlier, window.later)]
+    step = CHUNK_BYTES // max(sizes)
+    for first in range(0, len(after) // sizes[1], step):
+        cuts = [slice(first * size, (first + step) * size) for size in sizes]
+        yield before[cuts[0]], after[cuts[1]]
+
+
+def _reader(dtype: str) -> Callable[[Bytes, str, Floats], Floats]:
+    return _halves if dtype == "BF16" else _values
+
+
+def _values(raw: Bytes, dtype: str, into: Floats) -> Floats:
+    """As float32; exact for the 16-bit types."""
+    if dtype == "F32":
+        return raw.view(np.float32)
+    stored = raw.view(NUMPY_DTYPES[dtype])
+    if dtype == "BF16":
+        bits = into[: len(stored)].view(np.uint32)
+        bits[:] = stored
+        np.left_shift(bits, 16, out=bits)
+    else:
+        into[: len(stored)] = stored
+    return into[: len(stored)]
+
+
+def _halves(raw: Bytes, _: str, into: Floats) -> Floats:
+    """bfloat16 as float32, even places before odd ones: norms and maxima mind no order.
+
+    Two places are read as one number of 32 bits, which takes half the time of reading each.
+    """
+    pairs = raw[: len(raw) // 4 * 4].view(np.uint32)
+    bits, half = into.view(np.uint32), len(pairs)
+    np.left_shift(pairs, 16, out=bits[:half])
+    np.bitwise_and(pairs, 0xFFFF0000, out=bits[half : 2 * half])
+    if len(raw) % 4:
+        bits[2 * half] = np.uint32(raw[-2:].view(np.uint16)[0]) << 16
+    return into[: len(raw) // 2]
+
+
+def sum_squares(entry: TensorEntry) -> float | None:
+    """Of all elements of one tensor; None where its type cannot be read."""
+    if entry.dtype not in _SUBTRACTABLE:
+        return None
+    return sum(_start(window) for window in _windows(entry, entry))
+
+
+def _start(window: _Window) -> float:
+    """Sum of the squared elements of the earlier tensor in the window."""
+    read, scratch = _reader(window.earlier.dtype), np.empty(CHUNK_BYTES, np.float32)
+    total = 0.0
+    before = window.mapped(0)
+    for raw, _ in _chunks(window, before, before):
+        start = read(raw, window.earlier.dtype, scratch)
+        total += float(np.dot(start, start))
+    return total
