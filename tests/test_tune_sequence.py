@@ -1,9 +1,8 @@
-"""A study of one's own: tune a sequence, score it, compare it, audit it; one command each."""
+"""A sequence of skills: stages, each from the one before, and the manifest that scores them."""
 
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 
 import numpy as np
@@ -152,26 +151,3 @@ def test_a_base_may_be_a_hub_id(place, monkeypatch):
         plan(components=(), hub="org/model"), Suite.model_construct(targets=["pathvqa"]), place
     )
     assert yaml.safe_load(manifest.read_text())["base"] == "org/model"
-
-
-@pytest.mark.slow
-def test_your_own_study_end_to_end(place):
-    def command(*arguments: str) -> str:
-        result = CliRunner().invoke(app, arguments, catch_exceptions=False)
-        assert result.exit_code == 0, result.output
-        return result.output
-
-    strategies = [f"--component={name}" for name in ("sa_proj", "mlp_gate_up", "llm")]
-    printed = command(
-        *("tune", "--base=base", *strategies, "--sequence=colour,count", "--suite=suite.yaml"),
-        *("--data=train/{name}.parquet", "--out=ft", "--max-steps=2", "--learning-rate=1e-3"),
-    )
-    assert "next: forgeteval score ft/checkpoints.yaml" in printed
-    command("score", "ft/checkpoints.yaml", "--quiet")
-    assert "sa_proj" in command("compare", "ft/checkpoints.yaml")
-    audited = json.loads(command("audit", "ft/checkpoints.yaml", "--json"))
-    assert {(s["strategy"], s["status"]) for s in audited["stages"]} == {
-        ("sa_proj", "verified"),
-        ("mlp_gate_up", "verified"),
-        ("llm", "verified"),
-    }
