@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import sqrt
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,8 @@ CHUNK_BYTES = 1 << 18
 _THREADS = min(4, os.cpu_count() or 1)
 # Signed and unsigned integers as wide as the type, and the bits of its infinity: as signed
 # numbers the positive NaN and Inf are the largest, as unsigned numbers the negative ones.
-_BITS = {
+_BITS: Mapping[str, tuple[Any, Any, int]] = {
+    "F8_E5M2": (np.int8, np.uint8, 0x7C),
     "F16": (np.int16, np.uint16, 0x7C00),
     "BF16": (np.int16, np.uint16, 0x7F80),
     "F32": (np.int32, np.uint32, 0x7F80_0000),
@@ -87,7 +89,9 @@ class _Window:
         """Bytes of the earlier (0) or the later (1) tensor."""
         entry, first = (self.earlier, self.later)[which], self.first[which]
         try:
-            return np.memmap(entry.file, np.uint8, "r", entry.offset + first, self.count[which])
+            place = entry.offset + first
+            # As a plain array: each slice of a memmap runs Python code.
+            return np.asarray(np.memmap(entry.file, np.uint8, "r", place, self.count[which]))
         except ValueError:
             raise CheckpointError(str(entry.file), f"ends inside tensor {entry.name}") from None
 
@@ -101,7 +105,7 @@ class _Sums:
     """Whether the later tensor is."""
     squares: float = 0.0
     start: float = 0.0
-    """Meaningful only where `moved`."""
+    """Of what moved; the rest of a tensor is added once it is known that the tensor moved."""
     largest: float = 0.0
 
     def add(self, other: _Sums) -> None:
@@ -173,11 +177,13 @@ def _move(earlier: TensorEntry, later: TensorEntry, whole: _Sums) -> Move:
 
 
 def _compare(window: _Window) -> _Sums:
+    subtractable = {window.earlier.dtype, window.later.dtype} <= _SUBTRACTABLE
+    if window.retyped and not subtractable:
+        return _Sums(moved=True)
     after = window.mapped(1)
     before = after if window.earlier is window.later else window.mapped(0)
-    subtractable = {window.earlier.dtype, window.later.dtype} <= _SUBTRACTABLE
     if window.retyped:
-        return _subtract(window, before, after) if subtractable else _Sums(moved=True)
+        return _subtract(window, before, after)
     found = _scan(before, after, window.later.dtype)
     return _subtract(window, before, after) if found.moved and subtractable else found
 
@@ -205,17 +211,20 @@ def _finite(raw: Bytes, dtype: str) -> bool:
 def _subtract(window: _Window, before: Bytes, after: Bytes) -> _Sums:
     whole = _Sums()
     read = _values if window.retyped else _reader(window.later.dtype)
+    types = window.earlier.dtype, window.later.dtype
     scratch = [np.empty(CHUNK_BYTES, np.float32) for _ in range(2)]
-    for raw_before, raw_after in _chunks(window, before, after):
-        start = read(raw_before, window.earlier.dtype, scratch[0])
-        end = read(raw_after, window.later.dtype, scratch[1])
-        with np.errstate(invalid="ignore", over="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
+        for raw_before, raw_after in _chunks(window, before, after):
+            start = read(raw_before, types[0], scratch[0])
+            end = read(raw_after, types[1], scratch[1])
             delta = np.subtract(end, start, out=scratch[1][: len(end)])
             whole.squares += float(np.dot(delta, delta))
             whole.start += float(np.dot(start, start))
-            whole.largest = max(whole.largest, float(delta.max()), -float(delta.min()))
+            reach = float(np.maximum.reduce(delta)), -float(np.minimum.reduce(delta))
+            whole.largest = max(whole.largest, *reach)
     # In another type the bytes always differ; what counts are the values.
     whole.moved = not window.retyped or whole.squares != 0 or whole.largest > 0
+    whole.start *= whole.moved
     whole.finite = bool(np.isfinite(whole.squares)) or _finite(after, window.later.dtype)
     return whole
 
@@ -269,11 +278,13 @@ def sum_squares(entry: TensorEntry) -> float | None:
 
 
 def _start(window: _Window) -> float:
-    """Sum of the squared elements of the earlier tensor in the window."""
-    read, scratch = _reader(window.earlier.dtype), np.empty(CHUNK_BYTES, np.float32)
-    total = 0.0
-    before = window.mapped(0)
-    for raw, _ in _chunks(window, before, before):
-        start = read(raw, window.earlier.dtype, scratch)
+    """Sum of the squared elements of the earlier tensor in the window; 0 if it has no numbers."""
+    dtype = window.earlier.dtype
+    if dtype not in _SUBTRACTABLE:
+        return 0.0
+    read, scratch = _reader(dtype), np.empty(CHUNK_BYTES, np.float32)
+    total, raw = 0.0, window.mapped(0)
+    for first in range(0, len(raw), CHUNK_BYTES):
+        start = read(raw[first : first + CHUNK_BYTES], dtype, scratch)
         total += float(np.dot(start, start))
     return total

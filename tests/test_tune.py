@@ -6,8 +6,11 @@ import hashlib
 import io
 import json
 import math
+import socket
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,11 +25,13 @@ from harness.differences import difference  # noqa: E402
 from harness.engines.inputs import Inputs  # noqa: E402
 from harness.engines.prompts import Prompter  # noqa: E402
 from harness.errors import DataError, SampleError  # noqa: E402
+from harness.tune import cost  # noqa: E402
 from harness.tune.batches import IGNORED, Collator, Counts, Dataset, Encoder, Example  # noqa: E402
 from harness.tune.batches import fingerprint as data_fingerprint  # noqa: E402
 from harness.tune.recipe import Distillation, Lora, Recipe, RecipeError, read_record  # noqa: E402
 from harness.tune.sequence import strategy_name  # noqa: E402
-from harness.tune.train import distillation_loss, tune_stage  # noqa: E402
+from harness.tune.train import tune_stage  # noqa: E402
+from harness.tune.trainer import distillation_loss  # noqa: E402
 from harness.types import Checkpoint, Decoding, Request  # noqa: E402
 
 RECIPE = Recipe(learning_rate=1e-3, vision_learning_rate=None, batch_size=4, max_steps=2)
@@ -275,6 +280,49 @@ def test_ready_tensors_are_padded_and_checked():
     assert data_fingerprint(rows) != data_fingerprint(rows[::-1])
     with pytest.raises(DataError, match="no samples; nothing to train on"):
         data_fingerprint([])
+
+
+def test_energy_is_on_record_and_co2_where_the_country_is_known(bases, tmp_path, monkeypatch):
+    """With the real codecarbon, where that is installed; no connection is made."""
+    pytest.importorskip("codecarbon")
+    monkeypatch.setattr(socket, "socket", None)
+    monkeypatch.setattr(socket, "create_connection", None)
+    monkeypatch.chdir(tmp_path)
+    known = {}
+    for country in ("", "FRA", "XXX"):
+        monkeypatch.setenv("CODECARBON_COUNTRY_ISO_CODE", country)
+        record = tune_stage(
+            bases("qwen2_5_vl"), "norms", EXAMPLES, tmp_path / f"s{country}", RECIPE
+        )
+        assert record.energy_kwh is not None and 0 < record.energy_kwh < 1e-2
+        known[country] = record.co2_kg is not None
+        assert record == read_record(tmp_path / f"s{country}")
+    assert known == {"": False, "FRA": True, "XXX": False}
+    assert not list(tmp_path.glob("*.csv"))
+
+
+def test_without_codecarbon_or_where_it_fails_energy_is_unknown(bases, tmp_path, monkeypatch):
+    class Broken:
+        """As the real tracker is when it could not start: its methods swallow every error."""
+
+        def __init__(self, **_):
+            pass
+
+        def start(self):
+            pass
+
+        def stop(self):
+            return None
+
+    for name, module in (
+        ("gone", None),
+        ("broken", SimpleNamespace(OfflineEmissionsTracker=Broken)),
+    ):
+        monkeypatch.setattr(cost.importlib.util, "find_spec", lambda _, found=module: found)
+        monkeypatch.setitem(sys.modules, "codecarbon", module)
+        record = tune_stage(bases("qwen2_5_vl"), "norms", EXAMPLES, tmp_path / name, RECIPE)
+        assert (record.energy_kwh, record.co2_kg) == (None, None)
+        assert record.train_seconds > 0 and record.peak_memory_gb > 0.1
 
 
 @pytest.mark.parametrize(

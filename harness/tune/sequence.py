@@ -28,7 +28,8 @@ from harness.registry import InlineTask, inline_task
 from harness.sources import SourceOverride, load, open_source
 from harness.tune.batches import Example
 from harness.tune.recipe import Recipe, RecipeError, StageRecord
-from harness.tune.train import Progress, tune_stage
+from harness.tune.train import tune_stage
+from harness.tune.trainer import Progress
 from harness.types import Task
 
 MANIFEST = "checkpoints.yaml"

@@ -9,42 +9,28 @@ one: 80 steps of 32 took 6 s on one thread, and minutes on two when other progra
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
-import resource
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.nn import functional
-from transformers import AutoModelForImageTextToText, Trainer, TrainingArguments
+from torch import nn
+from transformers import AutoModelForImageTextToText
 
 from harness import checkpoints, components
 from harness.engines.inputs import Inputs
 from harness.engines.prompts import Prompter
 from harness.errors import CheckpointError
-from harness.tune.batches import IGNORED, Collator, Dataset, Encoder, Examples, fingerprint
-from harness.tune.recipe import (
-    Distillation,
-    Recipe,
-    RecipeError,
-    StageRecord,
-    read_record,
-    write_record,
-)
+from harness.tune.batches import Collator, Dataset, Encoder, Examples, fingerprint
+from harness.tune.cost import measured
+from harness.tune.recipe import Recipe, RecipeError, StageRecord, read_record, write_record
+from harness.tune.trainer import Job, Progress, make_trainer
 from harness.types import Checkpoint
-
-Progress = Callable[[int, int, float | None], None]
-"""Called after each optimiser step with (steps done, steps in all, loss or None)."""
 
 # Files that make a prompt of a question: a stage answers with its base's, byte for byte.
 _PROCESSOR_FILES = (
@@ -52,19 +38,6 @@ _PROCESSOR_FILES = (
     *checkpoints.PROCESSOR_FILES,
     "video_preprocessor_config.json",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """A stage in the making."""
-
-    start: Path
-    component: str
-    recipe: Recipe
-    work: Path
-    device: torch.device
-    low_precision: bool
-    """bfloat16 arithmetic with what trains in float32."""
 
 
 def tune_stage(
@@ -98,7 +71,7 @@ def tune_stage(
     wants = recipe.dtype == "bfloat16" or (
         recipe.dtype == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
     )
-    job = _Job(base, component, recipe, work, device, wants)
+    job = Job(base, component, recipe, work, device, wants)
     torch.manual_seed(recipe.seed)
     with _quiet():
         model, dtype = _load(job)
@@ -107,9 +80,11 @@ def tune_stage(
     inputs = Inputs(_prompter(processor_path or _weights_of(base)), limit_bytes=0)
     dataset = Dataset(examples, Encoder(inputs))
     collator = Collator(_pad(inputs.prompter.tokenizer), dataset.counts)
-    trainer = _trainer(model, job, dataset, collator, progress)
+    trainer = make_trainer(model, job, dataset, collator, progress)
+    if recipe.distillation is not None:
+        trainer.teacher, trainer.distillation = _teacher(job), recipe.distillation
     state = _state(work)
-    with _quiet(), _measured(device) as cost:
+    with _quiet(), measured(device) as cost:
         trainer.train(resume_from_checkpoint=state)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     record = StageRecord(
@@ -192,7 +167,7 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def _load(job: _Job) -> tuple[nn.Module, torch.dtype]:
+def _load(job: Job) -> tuple[nn.Module, torch.dtype]:
     """The model on the CPU, and the type its checkpoint is stored in."""
     folder = _weights_of(job.start)
     model, info = AutoModelForImageTextToText.from_pretrained(
@@ -220,7 +195,7 @@ def _pad(tokenizer: Any) -> int:
     return int(tokenizer.eos_token_id if found is None else found)
 
 
-def _freeze(model: nn.Module, job: _Job) -> None:
+def _freeze(model: nn.Module, job: Job) -> None:
     """Freeze all but the component."""
     named = dict(model.named_parameters())
     chosen = components.names(job.component, named)
@@ -230,7 +205,7 @@ def _freeze(model: nn.Module, job: _Job) -> None:
             parameter.data = parameter.data.float()
 
 
-def _adapted(model: nn.Module, job: _Job) -> nn.Module:
+def _adapted(model: nn.Module, job: Job) -> nn.Module:
     """The model with adapters on the component's linear layers: new ones, or the start's own."""
     import peft
 
@@ -255,147 +230,7 @@ def _as_module(adapted: Any) -> nn.Module:
     return adapted
 
 
-class _StageTrainer(Trainer):  # type: ignore[misc]
-    """Trainer that distils from a teacher where there is one, and saves only what trains.
-
-    Trainer's own states cannot be resumed from here: it saves under the checkpoint's names and
-    loads under the model's (transformers 5.19), leaving every tensor as it was.
-    """
-
-    teacher: nn.Module | None = None
-    distillation: Distillation | None = None
-
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        if self.teacher is None or self.distillation is None:
-            return super().compute_loss(model, inputs, *args, **kwargs)
-        want_outputs = kwargs.pop("return_outputs", False)
-        loss, outputs = super().compute_loss(model, inputs, *args, return_outputs=True, **kwargs)
-        with torch.no_grad():
-            given = {name: value for name, value in inputs.items() if name != "labels"}
-            taught = self.teacher(**given).logits
-        items = kwargs.get("num_items_in_batch")
-        added = distillation_loss(
-            outputs.logits, taught, inputs["labels"], self.distillation.temperature, items
-        )
-        loss = loss + self.distillation.weight * added
-        return (loss, outputs) if want_outputs else loss
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {name: parameter.detach().cpu().contiguous() for name, parameter in self._trained()},
-            folder / "trained.safetensors",
-        )
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        saved = load_file(Path(resume_from_checkpoint) / "trained.safetensors")
-        with torch.no_grad():
-            for name, parameter in self._trained():
-                parameter.copy_(saved[name])
-
-    def _trained(self) -> list[tuple[str, nn.Parameter]]:
-        return [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
-
-    @property
-    def mean_loss(self) -> float:
-        """Over all steps of this training, nats per answer token."""
-        losses = [entry["train_loss"] for entry in self.state.log_history if "train_loss" in entry]
-        return float(losses[-1]) if losses else math.nan
-
-
-def distillation_loss(
-    student: Tensor, teacher: Tensor, labels: Tensor, temperature: float, items: Any = None
-) -> Tensor:
-    """T² x KL(teacher || student) in nats, mean over the tokens with a label.
-
-    `student`, `teacher`: (batch, length, vocabulary) logits; `labels`: (batch, length). `items`:
-    number of labelled tokens of the whole optimiser step when gradients are accumulated.
-    """
-    learned = labels[:, 1:] != IGNORED
-    wanted = functional.log_softmax(teacher[:, :-1][learned].float() / temperature, dim=-1)
-    got = functional.log_softmax(student[:, :-1][learned].float() / temperature, dim=-1)
-    total = functional.kl_div(got, wanted, reduction="sum", log_target=True)
-    return total * temperature**2 / (learned.sum() if items is None else items)
-
-
-class _Reporter(transformers.TrainerCallback):  # type: ignore[misc]
-    """Passes the Trainer's steps on to `progress`."""
-
-    def __init__(self, progress: Progress):
-        self.progress = progress
-        self.loss: float | None = None
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        self.loss = (logs or {}).get("loss", self.loss)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.progress(state.global_step, state.max_steps, self.loss)
-
-
-def _trainer(
-    model: nn.Module, job: _Job, dataset: Dataset, collator: Collator, progress: Progress | None
-) -> _StageTrainer:
-    recipe = job.recipe
-    micro = recipe.micro_batch or recipe.batch_size
-    per_epoch = math.ceil(len(dataset) / recipe.batch_size)
-    steps = recipe.max_steps or math.ceil(per_epoch * recipe.epochs)
-    arguments = TrainingArguments(
-        output_dir=str(job.work / "states"),
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=recipe.batch_size // micro,
-        max_steps=steps,
-        learning_rate=recipe.learning_rate,
-        lr_scheduler_type="cosine",
-        # The first warm-up step has rate 0: a training of one step would change nothing.
-        warmup_steps=min(math.ceil(steps * recipe.warmup), steps - 1),
-        weight_decay=recipe.weight_decay,
-        max_grad_norm=recipe.max_grad_norm,
-        bf16=job.low_precision,
-        use_cpu=job.device.type == "cpu",
-        seed=recipe.seed,
-        save_strategy="steps" if recipe.save_every else "no",
-        save_steps=recipe.save_every or 500,
-        save_total_limit=1,
-        logging_strategy="steps" if progress else "no",
-        logging_steps=max(1, steps // 20),
-        logging_nan_inf_filter=False,
-        disable_tqdm=True,
-        report_to="none",
-        remove_unused_columns=False,
-        dataloader_pin_memory=job.device.type == "cuda",
-    )
-    trainer = _StageTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=dataset,
-        data_collator=collator,
-        callbacks=[_Reporter(progress)] if progress else [],
-        optimizers=(_optimizer(model, recipe), None),
-    )
-    trainer.remove_callback(transformers.PrinterCallback)
-    if recipe.distillation is not None:
-        trainer.distillation = recipe.distillation
-        trainer.teacher = _teacher(job)
-    return trainer
-
-
-def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW with the vision tower's own learning rate."""
-    groups: dict[bool, list[nn.Parameter]] = {False: [], True: []}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups[components.place(name).part == "vision"].append(parameter)
-    rates = {False: recipe.learning_rate, True: recipe.vision_learning_rate or recipe.learning_rate}
-    return torch.optim.AdamW(
-        [{"params": group, "lr": rates[vision]} for vision, group in groups.items() if group],
-        lr=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        fused=True,
-    )
-
-
-def _teacher(job: _Job) -> nn.Module:
+def _teacher(job: Job) -> nn.Module:
     """The checkpoint that the stage starts from, frozen."""
     model, _ = _load(job)
     if _is_adapter(job.start):
@@ -415,30 +250,6 @@ def _state(work: Path) -> str | None:
 
 
 @contextmanager
-def _measured(device: torch.device) -> Iterator[dict[str, Any]]:
-    """Fills the cost fields of a StageRecord while its body trains."""
-    cost: dict[str, Any] = {}
-    tracker = _energy_tracker()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    began = time.perf_counter()
-    try:
-        yield cost
-    finally:
-        cost["train_seconds"] = round(time.perf_counter() - began, 3)
-        if tracker is not None:
-            cost["co2_kg"] = tracker.stop()
-            cost["energy_kwh"] = float(tracker.final_emissions_data.energy_consumed)
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device)
-    else:
-        # Kilobytes on Linux, bytes on macOS.
-        unit = 1 if os.uname().sysname == "Darwin" else 1024
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    cost["peak_memory_gb"] = round(peak / 1e9, 3)
-
-
-@contextmanager
 def _quiet() -> Iterator[None]:
     """Without transformers' progress bars and warnings: stages report through `progress`."""
     logging = transformers.utils.logging
@@ -453,17 +264,7 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _energy_tracker() -> Any:
-    """codecarbon's tracker, started; None where it is not installed."""
-    if importlib.util.find_spec("codecarbon") is None:
-        return None
-    codecarbon = importlib.import_module("codecarbon")
-    tracker = codecarbon.EmissionsTracker(save_to_file=False, log_level="error")
-    tracker.start()
-    return tracker
-
-
-def _save(model: Any, job: _Job, stored: torch.dtype, processor: Path) -> None:
+def _save(model: Any, job: Job, stored: torch.dtype, processor: Path) -> None:
     """Write the stage: a model folder in the start's layout and type, or an adapter."""
     if job.recipe.lora is not None:
         _save_adapter(model, job)
@@ -478,7 +279,7 @@ def _save(model: Any, job: _Job, stored: torch.dtype, processor: Path) -> None:
             shutil.copyfile(processor / name, job.work / name)
 
 
-def _save_adapter(model: Any, job: _Job) -> None:
+def _save_adapter(model: Any, job: Job) -> None:
     base = os.path.relpath(_weights_of(job.start).resolve(), job.work.resolve())
     for config in model.peft_config.values():
         config.base_model_name_or_path = base

@@ -1,0 +1,144 @@
+"""How far tensors moved, against numpy on the whole tensors: any type, length and cut."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness import moves
+from harness.checkpoints import tensor_index
+from harness.errors import CheckpointError
+from harness.moves import measure, sum_squares
+
+NUMPY = {"F32": np.float32, "F16": np.float16, "F64": np.float64, "I32": np.int32, "U8": np.uint8}
+
+
+def stored(values: np.ndarray, dtype: str) -> tuple[bytes, np.ndarray]:
+    """(the bytes of `values` as `dtype`, what those bytes mean)."""
+    if dtype == "BF16":
+        bits = values.astype(np.float32).view(np.uint32) >> 16
+        return bits.astype(np.uint16).tobytes(), (bits << 16).view(np.float32).astype(float)
+    kept = (values * 50 if dtype in ("I32", "U8") else values).astype(NUMPY[dtype])
+    return kept.tobytes(), kept.astype(float)
+
+
+def checkpoint(folder: Path, **tensors: tuple[str, tuple[int, ...], bytes]) -> Path:
+    """A folder with a hand-made safetensors file: types that numpy has not, any alignment."""
+    folder.mkdir()
+    header, offset = {}, 0
+    for name, (dtype, shape, raw) in tensors.items():
+        offsets = [offset, offset + len(raw)]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+        offset += len(raw)
+    text = json.dumps(header).encode()
+    data = b"".join(raw for _, _, raw in tensors.values())
+    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return folder
+
+
+def moved(tmp_path: Path, before: tuple, after: tuple) -> tuple[dict, list[str]]:
+    a = tensor_index(checkpoint(tmp_path / "a", w=before))["w"]
+    b = tensor_index(checkpoint(tmp_path / "b", w=after))["w"]
+    return measure([(a, b)], [])
+
+
+@pytest.fixture(params=["whole", "in pieces"])
+def cut(request, monkeypatch):
+    """Windows, scans and chunks smaller than the tensors, and of sizes that do not divide them."""
+    if request.param == "in pieces":
+        monkeypatch.setattr(moves, "WINDOW_BYTES", 512)
+        monkeypatch.setattr(moves, "SCAN_BYTES", 192)
+        monkeypatch.setattr(moves, "CHUNK_BYTES", 128)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 1001])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(t, t) for t in ("F32", "F16", "BF16", "F64", "I32", "U8")]
+    + [("BF16", "F32"), ("F32", "BF16"), ("F16", "BF16"), ("F64", "F32")],
+)
+def test_norms_and_maxima_are_numpys(tmp_path, cut, one, other, count):
+    rng = np.random.default_rng(count)
+    values = rng.uniform(0.5, 2, count) * (
+        1 if "U8" in (one, other) else rng.choice([-1, 1], count)
+    )
+    changed = values.copy()
+    # At the end alone: all the windows before it stay, and count in the norm of the start.
+    changed[-1] *= 1.5
+    (raw, start), (raw_after, end) = stored(values, one), stored(changed, other)
+    found, broken = moved(tmp_path, (one, (count,), raw), (other, (count,), raw_after))
+    assert broken == []
+    move = found["w"]
+    assert move.sum_squares == pytest.approx(((end - start) ** 2).sum(), rel=1e-5)
+    assert move.start_sum_squares == pytest.approx((start**2).sum(), rel=1e-5)
+    assert move.largest == pytest.approx(np.abs(end - start).max(), rel=1e-6)
+    entry = tensor_index(tmp_path / "a")["w"]
+    assert sum_squares(entry) == pytest.approx((start**2).sum(), rel=1e-5)
+
+
+def test_equal_values_of_another_type_did_not_move(tmp_path, cut):
+    values = np.random.default_rng(0).choice([-1.5, 0.25, 4.0], 333)
+    halves, wide = stored(values, "BF16")[0], stored(values, "F32")[0]
+    assert moved(tmp_path, ("BF16", (333,), halves), ("F32", (333,), wide)) == ({}, [])
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16", "F64"])
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("stays", [True, False])
+def test_what_is_not_finite_is_named_whether_or_not_it_moved(tmp_path, cut, dtype, bad, stays):
+    values = np.ones(700)
+    values[-3] = np.copysign(np.nan, bad) if np.isnan(bad) else bad
+    start = values if stays else np.ones(700)
+    rows = [(dtype, (700,), stored(v, dtype)[0]) for v in (start, values)]
+    found, broken = moved(tmp_path, *rows)
+    assert broken == ["w"]
+    assert set(found) == (set() if stays else {"w"})
+    assert all(move.relative_norm is None for move in found.values())
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("F8_E4M3", 8), ("F4", 4), ("C64", 64)])
+def test_types_that_cannot_be_subtracted_are_compared_as_bytes(tmp_path, cut, dtype, bits):
+    raw = bytes(range(1, 97)) * 8
+    count = len(raw) * 8 // bits
+    other = raw[:-1] + b"\x01"
+    found, broken = moved(tmp_path, (dtype, (count,), raw), (dtype, (count,), other))
+    assert (found["w"].sum_squares, found["w"].largest, broken) == (None, None, [])
+    (tmp_path / "again").mkdir()
+    assert moved(tmp_path / "again", (dtype, (count,), raw), (dtype, (count,), raw)) == ({}, [])
+
+
+def test_an_unreadable_type_in_place_of_another_counts_as_moved(tmp_path, cut):
+    found, _ = moved(tmp_path, ("F32", (8,), bytes(32)), ("F4", (8,), bytes(4)))
+    assert found["w"].relative_norm is None
+
+
+def test_nan_of_eight_bits_is_named(tmp_path):
+    row = ("F8_E5M2", (4,), b"\x01\x02\xfe\x03")
+    assert moved(tmp_path, row, row) == ({}, ["w"])
+
+
+def test_tensors_without_elements_and_alone(tmp_path):
+    empty = ("F32", (0, 3), b"")
+    assert moved(tmp_path, empty, empty) == ({}, [])
+    lone = checkpoint(tmp_path / "lone", x=("F32", (1,), np.float32(np.nan).tobytes()))
+    assert measure([], [tensor_index(lone)["x"]]) == ({}, ["x"])
+
+
+def test_a_file_that_shrank_is_said(tmp_path):
+    row = ("F32", (9,), bytes(36))
+    a, b = (tensor_index(checkpoint(tmp_path / n, w=row))["w"] for n in "ab")
+    b.file.write_bytes(b.file.read_bytes()[:-4])
+    with pytest.raises(CheckpointError, match="ends inside tensor w"):
+        measure([(a, b)], [])
+
+
+def test_what_is_done_is_reported_up_to_the_whole(tmp_path, cut):
+    row = ("F32", (900,), bytes(3600))
+    a, b = (tensor_index(checkpoint(tmp_path / n, w=row))["w"] for n in "ab")
+    seen: list[tuple[int, int]] = []
+    measure([(a, b)], [a], lambda *at: seen.append(at))
+    assert seen == sorted(seen)
+    assert seen[-1] == (7200, 7200)
