@@ -61,6 +61,25 @@ class Audited:
         names = {components.component_of(n) for _, d in self.differences[:1] for n in d.moves}
         return tuple(part for part in components.DISJOINT if part in names)
 
+    @property
+    def unmoved(self) -> tuple[str, ...]:
+        """Declared tensors that are the base's still. Nothing speaks against a stage that has some:
+        a LLaVA model takes its features before the vision tower's last norm, for example."""
+        if self.declared is None or self.status not in ("verified", "mismatch"):
+            return ()
+        found = self.differences[0][1]
+        if found.adapter:
+            return ()
+        return tuple(sorted(components.names(self.declared, found.tensors) - found.moves.keys()))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know besides the status."""
+        if not self.unmoved:
+            return ()
+        text = f"{_tensors(len(self.unmoved))} declared but did not move: {_some(self.unmoved)}"
+        return (text,)
+
 
 @dataclass(frozen=True, slots=True)
 class ComponentMove:
@@ -148,6 +167,9 @@ def judge(
         return "undeclared", ()
     if not differences[-1].moves:
         return "mismatch", (f"declared {declared}, but no value changed",)
+    idle = _idle(declared, differences[0])
+    if idle:
+        return "mismatch", tuple(f"declared {declared}, but nothing of {x} moved" for x in idle)
     return "verified", ()
 
 
@@ -220,6 +242,7 @@ def record(audited: Sequence[Audited]) -> dict[str, Any]:
                 "status": stage.status,
                 "moved": list(stage.moved),
                 "problems": list(stage.problems),
+                "unmoved": list(stage.unmoved),
                 "against": {what: _difference_record(found) for what, found in stage.differences},
             }
             for stage in audited
@@ -244,6 +267,17 @@ def _allowed(declared: str, tensors: Set[str]) -> set[str]:
     return allowed
 
 
+def _idle(declared: str, from_base: Difference) -> list[str]:
+    """Summands of which not one tensor moved. (An adapter may have nowhere to put them.)"""
+    if from_base.adapter:
+        return []
+    return [
+        term
+        for term in declared.split("+")
+        if not components.names(term, from_base.tensors) & from_base.moves.keys()
+    ]
+
+
 def _structure(found: Difference) -> Iterator[str]:
     """What makes a checkpoint another model than its start, one line per kind."""
     for what, names in (
@@ -252,12 +286,16 @@ def _structure(found: Difference) -> Iterator[str]:
         ("hold NaN or Inf", found.not_finite),
     ):
         if names:
-            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            yield f"{_tensors(len(names))} {what}: {', '.join(names[:SHOWN])}{more}"
+            yield f"{_tensors(len(names))} {what}: {_some(names)}"
     for what, named in (("shape", found.reshaped), ("type", found.retyped)):
         if named:
             name, change = next(iter(named.items()))
             yield f"{_tensors(len(named))} of other {what}: {name} is {change}"
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{more}"
 
 
 def _tensors(count: int) -> str:

@@ -47,6 +47,8 @@ class Difference:
     """Name -> "F32, was BF16"; their values are compared all the same."""
     not_finite: tuple[str, ...] = ()
     """Tensors of the later checkpoint that hold NaN or Inf."""
+    adapter: bool = False
+    """The later checkpoint is an adapter: biases, norms and the like have nowhere to move to."""
 
     @property
     def identical(self) -> bool:
@@ -138,6 +140,7 @@ def _adapter_difference(earlier: Path, later: Path) -> Difference:
         missing=tuple(name for path, (name, _, _) in before.items() if path not in after),
         added=(*lost, *others),
         not_finite=tuple(broken),
+        adapter=True,
     )
 
 

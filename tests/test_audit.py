@@ -127,6 +127,27 @@ def test_layouts_are_told_from_changes(base, tmp_path):
     assert audit.audit_pair(base, moved, "mlp_gate_up").status == "verified"
 
 
+def test_declared_tensors_that_stayed_are_a_note_and_no_mismatch(base, tmp_path):
+    """LLaVA models never read the vision tower's last norm or the layers behind the features."""
+    stage = write(tmp_path / "stage", tuned("vision_model.encoder.layers.0.self_attn"))
+    found = audit.audit_pair(base, stage, "vision")
+    stayed = "vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight"
+    assert (found.status, found.passes, found.unmoved) == ("verified", True, (stayed,))
+    assert audit.record([found])["stages"][0]["unmoved"] == [stayed]
+    arguments = ["audit", str(base), str(stage), "--component", "vision"]
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert f"  note: 1 tensor declared but did not move: {stayed}" in result.stdout
+    assert audit.audit_pair(base, stage).notes == ()
+
+
+def test_a_summand_of_which_nothing_moved_is_a_mismatch(base, tmp_path):
+    stage = write(tmp_path / "stage", tuned("language_model.model.layers.1.self_attn"))
+    found = audit.audit_pair(base, stage, "sa_proj+projector")
+    assert found.status == "mismatch"
+    assert found.problems == ("declared sa_proj+projector, but nothing of projector moved",)
+
+
 def test_the_newline_goes_with_the_language_model(base, tmp_path):
     tensors = tuned("language_model.") | {"image_newline": weights()["image_newline"] + 1}
     stage = write(tmp_path / "stage", tensors)

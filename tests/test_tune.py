@@ -118,6 +118,7 @@ def test_exactly_the_component_moves(bases, tmp_path, family, component):
     expected = components.names(component, change.tensors)
     reachable = {n for n in expected if family == "qwen2_5_vl" or not any(u in n for u in UNUSED)}
     assert reachable <= set(change.moves) <= expected
+    assert set(found.unmoved) == expected - set(change.moves)
     assert 0 < record.trainable_share < 1
     # The prompt is made by the very files that the base's is made of.
     # Trainer's switches stay out of the configuration: one engine serves base and stages.

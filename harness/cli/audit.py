@@ -136,6 +136,8 @@ def _print(console: Console, found: Sequence[Audited]) -> None:
         console.print(text, style=style, markup=False, highlight=False)
         for line in stage.problems:
             console.print(f"  {line}", style=style, markup=False, highlight=False)
+        for line in stage.notes:
+            console.print(f"  note: {line}", markup=False, highlight=False)
 
 
 def _number(value: float | None) -> str:
