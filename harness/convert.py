@@ -19,15 +19,18 @@ from numpy.typing import NDArray
 
 from harness.checkpoints import NUMPY_DTYPES, TensorEntry, tensor_index
 from harness.components import canonical
-from harness.differences import Difference, difference, floats
+from harness.differences import Difference, difference, floats, ties_embeddings
 from harness.errors import CheckpointError, Problem
 
 CHUNK_BYTES = 1 << 22
 SHOWN = 8
 _TYPE_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _FLOATS = frozenset(_TYPE_NAMES)
+_EMBEDDINGS, _HEAD = "language_model.embed_tokens.weight", "lm_head.weight"
 # Rows for tokens that only the transformers format has (`<image>`, padding) are the base's.
-_BY_TOKEN = frozenset({"language_model.embed_tokens.weight", "lm_head.weight"})
+_BY_TOKEN = frozenset({_EMBEDDINGS, _HEAD})
+# Tables that older programs saved with the weights; models compute them when they are made.
+_BUFFERS = (".rotary_emb.inv_freq", ".embeddings.position_ids")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +90,14 @@ def convert(stage: Path, base: Path, out: Path) -> Conversion:
 
 def _matched(stage: Path, base: Path) -> list[_Piece]:
     """The base's tensors, each with the stage's of the same path."""
-    given = {canonical(entry.name): entry for entry in tensor_index(stage).values()}
-    wanted = {canonical(entry.name): entry for entry in tensor_index(base).values()}
+    given = _weights(stage)
+    wanted = _weights(base)
+    # Tied models save the head or leave it out, and the formats differ in which.
+    if ties_embeddings(stage) and _EMBEDDINGS in given:
+        if _HEAD in wanted:
+            given.setdefault(_HEAD, given[_EMBEDDINGS])
+        else:
+            given.pop(_HEAD, None)
     problems = [
         Problem(e.name, "the base has no such tensor") for p, e in given.items() if p not in wanted
     ]
@@ -107,6 +116,12 @@ def _matched(stage: Path, base: Path) -> list[_Piece]:
         tail = [Problem("", f"and {more} more tensors")] if more > 0 else []
         raise CheckpointError(str(stage), [*problems[:SHOWN], *tail])
     return pieces
+
+
+def _weights(folder: Path) -> dict[str, TensorEntry]:
+    """The tensors of a folder by canonical path, without tables that are no weights."""
+    entries = tensor_index(folder).values()
+    return {canonical(e.name): e for e in entries if not e.name.endswith(_BUFFERS)}
 
 
 def _fits(path: str, own: TensorEntry, like: TensorEntry) -> bool:

@@ -68,7 +68,7 @@ def difference(earlier: Path, later: Path, report: Report | None = None) -> Diff
             str(later), f"is a whole model and {earlier.name} an adapter; compare it with a model"
         )
     before, after = _by_path(earlier), _by_path(later)
-    tied = bool(_ties_embeddings(later))
+    tied = ties_embeddings(later)
     missing = [e.name for path, e in before.items() if path not in after and not _head(path, tied)]
     added = [e.name for path, e in after.items() if path not in before and not _head(path, tied)]
     pairs = [(before[path], after[path]) for path in before if path in after]
@@ -94,7 +94,8 @@ def _by_path(folder: Path) -> dict[str, TensorEntry]:
     return {canonical(entry.name): entry for entry in entries}
 
 
-def _ties_embeddings(folder: Path) -> bool:
+def ties_embeddings(folder: Path) -> bool:
+    """Whether a model's output head is its embeddings, as its configuration says."""
     config = read_config(folder)
     text = config.get("text_config")
     inner = text.get("tie_word_embeddings") if isinstance(text, dict) else None

@@ -36,6 +36,8 @@ _BITS: Mapping[str, tuple[Any, Any, int]] = {
     "F32": (np.int32, np.uint32, 0x7F80_0000),
     "F64": (np.int64, np.uint64, 0x7FF0_0000_0000_0000),
 }
+# Below this F16 has no numbers: what was BF16 or F32 before lost so much in it, and did not move.
+_F16_GAP = 2.0**-24
 # What float32 can hold well enough for a norm.
 _SUBTRACTABLE = frozenset(NUMPY_DTYPES) - {"F8_E5M2", "F8_E4M3", "F8_E8M0", "C64"}
 # One pass that ends at the first difference and lets other threads run; numpy would write an
@@ -218,6 +220,8 @@ def _subtract(window: _Window, before: Bytes, after: Bytes) -> _Sums:
             start = read(raw_before, types[0], scratch[0])
             end = read(raw_after, types[1], scratch[1])
             delta = np.subtract(end, start, out=scratch[1][: len(end)])
+            if window.retyped and "F16" in types:
+                delta[np.abs(delta) < _F16_GAP] = 0
             whole.squares += float(np.dot(delta, delta))
             whole.start += float(np.dot(start, start))
             reach = float(np.maximum.reduce(delta)), -float(np.minimum.reduce(delta))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import typer
 from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner
 
+from harness.audit import audit_pair
 from harness.cli.convert import register
+from harness.components import component_of
 from harness.convert import convert
 from harness.errors import CheckpointError
 
@@ -130,3 +133,61 @@ def test_the_command_says_what_was_trained(base, tmp_path):
     printed = CliRunner().invoke(app, arguments).stdout
     assert "7 tensors, 4 token rows from the base" in printed
     assert "differs from the base in: sa_proj (1 of 1 tensors)" in printed
+
+
+# With real models -------------------------------------------------------------------------------
+
+
+def author_format(folder: Path, out: Path, rows: int, *, tied: bool = False) -> Path:
+    """A transformers folder as the LLaVA repository would have saved it: its names, two shards with
+    an index, no rows for added tokens, tables that old versions saved, no head where it is tied."""
+    tensors = {author_name(n): t for n, t in load_file(folder / "model.safetensors").items()}
+    for name in {"model.embed_tokens.weight", "lm_head.weight"} & tensors.keys():
+        tensors[name] = tensors[name][:rows].copy()
+    if tied:
+        tensors.pop("lm_head.weight", None)
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(16, np.float32)
+    tower = "model.vision_tower.vision_tower.vision_model.embeddings.position_ids"
+    tensors[tower] = np.arange(36)[None]
+    out.mkdir()
+    names = sorted(tensors)
+    shards = {f"model-0000{k}-of-00002.safetensors": names[k - 1 :: 2] for k in (1, 2)}
+    for shard, inside in shards.items():
+        save_file({name: tensors[name] for name in inside}, out / shard)
+    index = {name: shard for shard, inside in shards.items() for name in inside}
+    (out / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    config = {"model_type": "llava_qwen", "tie_word_embeddings": tied}
+    (out / "config.json").write_text(json.dumps(config))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("family", "tied"),
+    [("llava_onevision", False), ("llava_onevision", True), ("llava_next", False)],
+)
+def test_a_converted_model_gives_the_very_same_logits(tmp_path, family, tied):
+    torch = pytest.importorskip("torch")
+    from tiny_models import make_checkpoint, noise_image, rewrite_tensors
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    base = make_checkpoint(tmp_path / "base", family, tied=tied)
+    tuned = Path(shutil.copytree(base, tmp_path / "tuned"))
+    tuned_part = "language_model.model.layers.1.self_attn"
+    rewrite_tensors(tuned, lambda n, t: (n, t * 1.25 if tuned_part in n else t))
+    stage = author_format(tuned, tmp_path / "stage", rows=256, tied=tied)
+    done = convert(stage, base, tmp_path / "out")
+    assert {component_of(name) for name in done.parity.moves} == {"sa_proj"}
+    processor = AutoProcessor.from_pretrained(tmp_path / "out")
+    image = noise_image(1, 90, 40).decode()
+    inputs = processor(images=[image], text=["<image>\nHow many?"], return_tensors="pt")
+
+    @torch.no_grad()
+    def logits(folder: Path):
+        model, info = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
+        assert not info["missing_keys"] and not info["unexpected_keys"]
+        return model.eval()(**inputs).logits
+
+    found = logits(tmp_path / "out")
+    assert torch.equal(found, logits(tuned))
+    assert not torch.equal(found, logits(base))
+    assert audit_pair(base, tmp_path / "out", "sa_proj").status == "verified"

@@ -110,6 +110,15 @@ def test_types_that_cannot_be_subtracted_are_compared_as_bytes(tmp_path, cut, dt
     assert moved(tmp_path / "again", (dtype, (count,), raw), (dtype, (count,), raw)) == ({}, [])
 
 
+def test_what_f16_cannot_hold_is_no_move(tmp_path, cut):
+    """Hub copies of bfloat16 models are often F16, where weights below 1e-7 become 0."""
+    values = np.random.default_rng(0).choice([3e-9, 1.25e-5, -0.5], 333)
+    wide, meant = stored(values, "BF16")
+    kept, held = stored(meant, "F16")
+    assert (held != meant).any()
+    assert moved(tmp_path, ("F16", (333,), kept), ("BF16", (333,), wide)) == ({}, [])
+
+
 def test_an_unreadable_type_in_place_of_another_counts_as_moved(tmp_path, cut):
     found, _ = moved(tmp_path, ("F32", (8,), bytes(32)), ("F4", (8,), bytes(4)))
     assert found["w"].relative_norm is None

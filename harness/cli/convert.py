@@ -12,6 +12,9 @@ Example:
 
     forgeteval convert ckpt/exp_sa-trained_on_cub200/checkpoint-360
       --base models/llava-onevision-hf --out ckpt/hf/sa/1_cub200
+
+Convert the authors' own base as well and audit against that: a copy from the hub may be of another
+type (F16), which counts as a change of its own.
 """
 
 
