@@ -27,7 +27,9 @@ MAX_DEPTH = 5
 SHOWN = 6
 
 _TRAINED_ON = re.compile(r"(?P<strategy>.*?)[-_]?trained_on_(?P<skills>.+)")
-_NUMBERED = re.compile(r"(?P<stage>\d+)[-_](?P<skill>.+)")
+_NUMBERED = re.compile(
+    r"(?:(?:stage|step|task)[-_]?)?(?P<stage>\d+)[-_](?P<skill>.+)", re.IGNORECASE
+)
 _RUN = re.compile(r"(?:seed|run)[-_]?(?P<run>\w+)", re.IGNORECASE)
 _STEP = re.compile(r"checkpoint-(\d+)")
 
@@ -85,75 +87,96 @@ class Found:
 
 def discover(folder: Path, base: Path | None = None, pattern: str | None = None) -> Found:
     """The study in `folder`. `base`: the checkpoint before any tuning, unless `folder` holds one
-    called `base`. `pattern`: how stages are named below `folder`, with `PLACES` in braces.
+    called `base`. `pattern`: how stages are named below `folder`, with `PLACES` in braces; one that
+    says `checkpoint-` means each of a training's checkpoints, else its last one stands for it.
 
     Raises DiscoveryError with everything that cannot be told.
     """
     folder = folder.absolute()
     if not folder.is_dir():
         raise DiscoveryError(str(folder), "no such folder")
-    owners = dict(_models(folder))
+    every = pattern is not None and "checkpoint-" in pattern
+    owners = dict(_models(folder, every))
     if folder in owners:
-        text = f"is one training's output; give {owners[folder].name} in it, or the folder above"
+        text = (
+            f"is one training's output; give {owners[folder].name} in it, or the folder above"
+            " (there --pattern '{trained_on}/checkpoint-{stage}' takes each checkpoint)"
+        )
         raise DiscoveryError(str(folder), text)
     inside = owners.pop(folder / "base", None)
     if not owners:
         raise DiscoveryError(str(folder), "no checkpoints below it (config.json with weights)")
-    matcher = _pattern(pattern) if pattern is not None else None
+    stages, problems = _told(folder, owners, pattern)
+    problems += _torn(folder, owners)
+    problems += _twice(stages, folder)
+    if problems:
+        cure = "name it by a pattern such as '{strategy}/{stage}_{trained_on}', or in a manifest"
+        problems.append(Problem("", cure))
+    chosen = base.absolute() if base is not None else inside
+    if chosen is None:
+        problems.insert(0, Problem("base", _question(list(owners.values()))))
+    if problems or chosen is None:
+        raise DiscoveryError(str(folder), problems)
+    stages.sort(key=lambda stage: (stage.strategy, stage.run, stage.stage))
+    return Found(chosen, tuple(stages))
+
+
+def _told(
+    folder: Path, owners: Mapping[Path, Path], pattern: str | None
+) -> tuple[list[FoundStage], list[Problem]]:
+    """The stages whose names tell what they are, and a question for each of the others."""
     stages, problems = [], []
-    chains: dict[str, dict[tuple[str, ...], Path]] = {}
+    matcher = _pattern(pattern) if pattern is not None else None
+    chains: dict[tuple[str, str], dict[tuple[str, ...], Path]] = {}
     for owner, path in owners.items():
         name = owner.relative_to(folder)
         said = _TRAINED_ON.fullmatch(owner.name) if matcher is None else None
         if said is not None:
             strategy = said["strategy"] or owner.parent.name
-            chains.setdefault(strategy, {})[tuple(said["skills"].split("_then_"))] = path
+            known = chains.setdefault((strategy, _run_of(name.parts[:-1]) or ""), {})
+            first = known.setdefault(tuple(said["skills"].split("_then_")), path)
+            if first is not path:
+                other = first.relative_to(folder).as_posix()
+                problems.append(Problem(name.as_posix(), f"is the same stage as {other}"))
             continue
         stage = _numbered(name, path, folder.name) if matcher is None else matcher(name, path)
         if stage is None:
             problems.append(Problem(name.as_posix(), "which stage of what is it?"))
         else:
             stages.append(stage)
-    for strategy, known in chains.items():
-        found, gaps = _chained(strategy, known)
+    for (strategy, run), known in chains.items():
+        found, gaps = _chained(strategy, run, known)
         stages += found
         problems += gaps
-    problems += _twice(stages, folder)
-    chosen = base.absolute() if base is not None else inside
-    if chosen is None:
-        problems.insert(0, Problem("base", _question(list(owners.values()))))
-    if problems or chosen is None:
-        if any(problem.place != "base" for problem in problems):
-            cure = (
-                "name it by a pattern such as '{strategy}/{stage}_{trained_on}', or in a manifest"
-            )
-            problems.append(Problem("", cure))
-        raise DiscoveryError(str(folder), problems)
-    stages.sort(key=lambda stage: (stage.strategy, stage.run, stage.stage))
-    return Found(chosen, tuple(stages))
+    return stages, problems
 
 
-def _models(folder: Path) -> Iterator[tuple[Path, Path]]:
-    """(stage folder, folder of its weights): its own, else its highest `checkpoint-N`."""
-    for place, below, files in os.walk(folder):
+def _models(folder: Path, every: bool) -> Iterator[tuple[Path, Path]]:
+    """(stage folder, folder of its weights): its own, else its highest `checkpoint-N`.
+
+    `every`: each `checkpoint-N` is a stage folder of its own. Links are followed.
+    """
+    for place, below, files in os.walk(folder, followlinks=True):
         here = Path(place)
-        below.sort()
+        below[:] = sorted(name for name in below if not name.endswith(".partial"))
         if len(here.relative_to(folder).parts) >= MAX_DEPTH or here.name.startswith("."):
             below.clear()
-        steps = {int(m[1]): name for name in below if (m := _STEP.fullmatch(name))}
-        if _is_model(files):
+        steps = {int(m[1]): here / name for name in below if (m := _STEP.fullmatch(name))}
+        if _is_model(files) and not (every and steps):
             yield here, here
             below.clear()
-        elif steps:
-            with_weights = [
-                step
-                for step in sorted(steps)
-                if _is_model([file.name for file in (here / steps[step]).iterdir()])
-            ]
-            if with_weights:
-                yield here, here / steps[with_weights[-1]]
-            below[:] = [name for name in below if name not in steps.values()]
-        below[:] = [name for name in below if not name.endswith(".partial")]
+        elif steps and not every:
+            yield here, steps[max(steps)]
+            below[:] = [name for name in below if not _STEP.fullmatch(name)]
+
+
+def _torn(folder: Path, owners: Mapping[Path, Path]) -> list[Problem]:
+    """Last checkpoints without weights: the one before is never taken in their place."""
+    return [
+        Problem(path.relative_to(folder).as_posix(), "holds no weights; finish, copy or remove it")
+        for path in owners.values()
+        if not _is_model([file.name for file in path.iterdir()])
+    ]
 
 
 def _is_model(files: Sequence[str]) -> bool:
@@ -162,17 +185,19 @@ def _is_model(files: Sequence[str]) -> bool:
 
 
 def _numbered(name: Path, path: Path, study: str) -> FoundStage | None:
-    """`sa_proj/seed0/2_pathvqa`, `sa_proj/2_pathvqa`, `2_pathvqa`."""
+    """`sa_proj/seed0/2_pathvqa`, `sa_proj/stage2-pathvqa`, `2_pathvqa`."""
     found = _NUMBERED.fullmatch(name.name)
     if found is None:
         return None
-    above = list(name.parts[:-1])
-    runs = [m["run"] for part in above if (m := _RUN.fullmatch(part))]
-    others = [part for part in above if not _RUN.fullmatch(part)]
-    strategy = "_".join(others) or study
-    return FoundStage(
-        strategy, runs[-1] if runs else "0", int(found["stage"]), found["skill"], path
-    )
+    above = name.parts[:-1]
+    strategy = "_".join(part for part in above if not _RUN.fullmatch(part)) or study
+    return FoundStage(strategy, _run_of(above) or "0", int(found["stage"]), found["skill"], path)
+
+
+def _run_of(parts: Sequence[str]) -> str | None:
+    """What the innermost of the folders `seed3`, `run-b` calls a run."""
+    runs = [m["run"] for part in parts if (m := _RUN.fullmatch(part))]
+    return runs[-1] if runs else None
 
 
 def _pattern(pattern: str) -> Any:
@@ -212,20 +237,21 @@ def _glob(text: str) -> str:
 
 
 def _chained(
-    strategy: str, known: Mapping[tuple[str, ...], Path]
+    strategy: str, run: str, known: Mapping[tuple[str, ...], Path]
 ) -> tuple[list[FoundStage], list[Problem]]:
     """One run per longest sequence of skills; its stages are the sequence's beginnings."""
     ends = [s for s in known if not any(o[: len(s)] == s and o != s for o in known)]
     stages, gaps = [], []
     for skills in sorted(ends):
-        run = "0" if len(ends) == 1 else "-".join(skills)
+        orders = [] if len(ends) == 1 else ["-".join(skills)]
+        name = "-".join([*([run] if run else []), *orders]) or "0"
         for count in range(1, len(skills) + 1):
             path = known.get(skills[:count])
             if path is None:
                 missing = "_then_".join(skills[:count])
                 gaps.append(Problem(f"{strategy}, stage {count}", f"no trained_on_{missing}"))
             else:
-                stages.append(FoundStage(strategy, run, count, skills[count - 1], path))
+                stages.append(FoundStage(strategy, name, count, skills[count - 1], path))
     return stages, gaps
 
 

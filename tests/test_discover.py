@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,86 @@ def test_a_pattern_with_named_places(tmp_path):
     assert result.stages == (FoundStage("lora", "7", 2, "path_vqa", path),)
     with pytest.raises(DiscoveryError, match=r"needs \{stage\} and \{trained_on\}"):
         discover(tmp_path, pattern="{strategy}/{skill}")
+
+
+def test_each_checkpoint_of_a_training_by_a_pattern(tmp_path):
+    base = model(tmp_path.parent / "before")
+    for step in (500, 1000):
+        model(tmp_path / "sa" / "pathvqa" / f"checkpoint-{step}")
+    model(tmp_path / "sa" / "pathvqa" / "final")  # not asked for by the pattern: a question
+    with pytest.raises(DiscoveryError, match="sa/pathvqa/final: which stage of what is it"):
+        discover(tmp_path, base, "{strategy}/{trained_on}/checkpoint-{stage}")
+    shutil.rmtree(tmp_path / "sa" / "pathvqa" / "final")
+    # Trainer's last save lies beside its checkpoints; the pattern says which are meant.
+    (tmp_path / "sa" / "pathvqa" / "config.json").write_text("{}")
+    (tmp_path / "sa" / "pathvqa" / "model.safetensors").write_bytes(b"")
+    assert found(tmp_path, base=base, pattern="{strategy}/{trained_on}/checkpoint-{stage}") == [
+        ("sa", "0", 500, "pathvqa", "sa/pathvqa/checkpoint-500"),
+        ("sa", "0", 1000, "pathvqa", "sa/pathvqa/checkpoint-1000"),
+    ]
+
+
+def test_one_trainings_folder_is_said_to_be_one(tmp_path):
+    model(tmp_path / "checkpoint-500")
+    model(tmp_path / "checkpoint-1000")
+    with pytest.raises(DiscoveryError) as error:
+        discover(tmp_path, tmp_path)
+    assert "is one training's output; give checkpoint-1000 in it, or the folder above" in str(
+        error.value
+    )
+
+
+def test_a_last_checkpoint_without_weights_is_a_question(tmp_path):
+    """The one before it is another checkpoint: never taken in silence."""
+    model(tmp_path / "base")
+    model(tmp_path / "sa" / "1_pathvqa" / "checkpoint-500")
+    (tmp_path / "sa" / "1_pathvqa" / "checkpoint-1000").mkdir()
+    with pytest.raises(DiscoveryError, match="sa/1_pathvqa/checkpoint-1000: holds no weights"):
+        discover(tmp_path)
+
+
+def test_stages_behind_links_are_found(tmp_path):
+    model(tmp_path / "base")
+    elsewhere = model(tmp_path.parent / "scratch" / "first")
+    (tmp_path / "sa").mkdir()
+    (tmp_path / "sa" / "1_pathvqa").symlink_to(elsewhere)
+    (tmp_path / "sa" / "loop").symlink_to(tmp_path)
+    with pytest.raises(DiscoveryError, match="which stage of what is it"):
+        discover(tmp_path)  # through the loop the base is met again, and said
+    (tmp_path / "sa" / "loop").unlink()
+    assert found(tmp_path) == [("sa", "0", 1, "pathvqa", "sa/1_pathvqa")]
+
+
+def test_seeds_of_the_reference_layout_are_runs(tmp_path):
+    model(tmp_path / "base")
+    for seed in (0, 1):
+        for name in ("a", "a_then_b"):
+            model(tmp_path / f"seed{seed}" / f"sa-trained_on_{name}" / "checkpoint-9")
+    assert [(s.strategy, s.run, s.stage) for s in discover(tmp_path).stages] == [
+        ("sa", run, stage) for run in "01" for stage in (1, 2)
+    ]
+    model(tmp_path / "old" / "seed1" / "sa-trained_on_a")
+    with pytest.raises(DiscoveryError, match="is the same stage as"):
+        discover(tmp_path)
+
+
+def test_adapters_shards_and_words_before_the_number(tmp_path):
+    model(tmp_path / "base")
+    for name in ("lora/stage1_pathvqa", "lora/Stage-2-clock"):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "x/y"}')
+        (folder / "adapter_model.safetensors").write_bytes(b"")
+    folder = model(tmp_path / "full" / "1_pathvqa")
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    (folder / "global_step9").mkdir()
+    (tmp_path / "full" / "runs").mkdir()
+    assert [(s.strategy, s.stage, s.trained_on) for s in discover(tmp_path).stages] == [
+        ("full", 1, "pathvqa"), ("lora", 1, "pathvqa"), ("lora", 2, "clock"),
+    ]  # fmt: skip
+    shutil.rmtree(tmp_path / "base")
+    with pytest.raises(DiscoveryError, match="the checkpoints name x/y as their start"):
+        discover(tmp_path)
 
 
 @pytest.mark.parametrize(

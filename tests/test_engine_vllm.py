@@ -160,6 +160,51 @@ def test_a_lora_stage_is_served_over_its_base(tmp_path: Path) -> None:
         engine.close()
 
 
+def test_a_tuned_adapter_answers_as_it_does_merged(tmp_path: Path) -> None:
+    """A LoRA stage of `tune`: served beside the weights by vLLM, and merged into a model folder."""
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    from harness.tune.batches import Example
+    from harness.tune.recipe import Lora, Recipe
+    from harness.tune.train import tune_stage
+
+    base = make_checkpoint(tmp_path / "base", "qwen2_5_vl", 0)
+    examples = [Example(request, "seven") for request in asked()]
+    recipe = Recipe(learning_rate=1e-2, max_steps=4, lora=Lora(rank=4, alpha=8, dropout=0))
+    tune_stage(base, "sa_proj+mlp", examples, tmp_path / "stage", recipe)
+    merged = Path(shutil.copytree(base, tmp_path / "merged"))
+    model = AutoModelForImageTextToText.from_pretrained(base)
+    PeftModel.from_pretrained(model, tmp_path / "stage").merge_and_unload().save_pretrained(merged)
+    decoding = Decoding(max_new_tokens=6)
+    requests = [Request(f"{i}", (0, "Which?"), (noise_image(i),), decoding) for i in range(100)]
+    engine: Any = create("vllm", {**SMALL, "max_lora_rank": 8})
+    try:
+        found = []
+        for one in (checkpoint(base), checkpoint(base, adapter=str(tmp_path / "stage")),
+                    checkpoint(merged)):  # fmt: skip
+            engine.load(one)
+            found.append({p.sample_id: p.text for p in engine.generate(requests)})
+        plain, served, in_place = found
+        assert served == in_place != plain
+    finally:
+        engine.close()
+
+
+def test_the_ends_of_an_interpolation_are_the_checkpoints_themselves(
+    engine: Any, tmp_path: Path
+) -> None:
+    a, b = (make_checkpoint(tmp_path / name, "qwen2_5_vl", k) for k, name in enumerate("ab"))
+    requests, found = asked(), {}
+    for share in (0.0, 1.0):
+        engine.load(checkpoint(a, blend=((str(b), share),)))
+        found[share] = by_id(engine.generate(requests))
+    for end, share in ((a, 0.0), (b, 1.0)):
+        engine.load(checkpoint(end))
+        assert by_id(engine.generate(requests)) == found[share]
+    assert found[0.0] != found[1.0]
+
+
 def test_trouble_with_one_sample_is_a_failed_prediction(engine: Any, tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "a", "qwen2_5_vl", 0)
     fine = asked(2)

@@ -115,6 +115,20 @@ def test_a_pattern_names_stages_of_any_layout(place: Path):
     assert len(opened.plan.cells) == 6
 
 
+def test_each_checkpoint_of_a_training_may_be_a_stage(place: Path):
+    for step in (50, 100):
+        checkpoint(place / f"curve/full/pathvqa/checkpoint-{step}", step)
+    arguments = ["score", "curve", "--base=models/base", "--suite=suite.yaml", "--quiet"]
+    pattern = "--pattern={strategy}/{trained_on}/checkpoint-{stage}"
+    result = CliRunner().invoke(app, [*arguments, pattern], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    record = json.loads((place / "results/curve/study.json").read_text())
+    stages = [(s["strategy"], s["stage"], s["trained_on"]) for s in record["stages"]]
+    assert stages == [("base", 0, None), ("full", 1, "pathvqa"), ("full", 2, "pathvqa")]
+    result = CliRunner().invoke(app, ["compare", "curve"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+
+
 def test_a_stage_inherits_the_bases_processor(place: Path):
     opened = open_study(Path("ckpt"), Options(suite=Path("suite.yaml"), base=Path("models/base")))
     assert {c.processor_path for _, c in opened.plan.stages if c} == {str(place / "models/base")}
