@@ -55,6 +55,8 @@ class CostRow(_Part):
     trainable_share: Annotated[float, Field(ge=0, le=1)]
     train_seconds: Annotated[float, Field(ge=0)]
     peak_memory_gb: Annotated[float, Field(ge=0)]
+    energy_kwh: Annotated[float, Field(ge=0)] | None = None
+    co2_kg: Annotated[float, Field(ge=0)] | None = None
 
 
 def _has_base(stages: list[StageRow]) -> list[StageRow]:

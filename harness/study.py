@@ -120,7 +120,7 @@ def score(opened: OpenStudy, watch: Watch, *, record: bool = True) -> Outcome:
     return outcome
 
 
-def training_costs(plan: Plan) -> dict[str, dict[str, float]]:
+def training_costs(plan: Plan) -> dict[str, dict[str, float | None]]:
     """strategy -> what a run of it cost, where every stage left a record of its training.
 
     A folder that several stages are made of (a sweep of WiSE-FT) was trained once. Over runs:
@@ -132,7 +132,7 @@ def training_costs(plan: Plan) -> dict[str, dict[str, float]]:
             folders = runs.setdefault(stage.key.strategy, {}).setdefault(stage.key.run, {})
             place = (checkpoint.adapter or checkpoint.path) if checkpoint else ""
             folders[place] = read_record(Path(place)) if place else None
-    found = {}
+    found: dict[str, dict[str, float | None]] = {}
     for strategy, by_run in runs.items():
         records = [[r for r in folders.values() if r] for folders in by_run.values()]
         if list(map(len, records)) != list(map(len, by_run.values())):
@@ -143,6 +143,10 @@ def training_costs(plan: Plan) -> dict[str, dict[str, float]]:
             "train_seconds": sum(cost.train_seconds for cost in costs) / len(costs),
             "peak_memory_gb": max(cost.peak_memory_gb for cost in costs),
         }
+        for key in ("energy_kwh", "co2_kg"):
+            known = [value for cost in costs if (value := getattr(cost, key)) is not None]
+            if len(known) == len(costs):
+                found[strategy][key] = sum(known) / len(known)
     return found
 
 

@@ -18,6 +18,7 @@ from harness import engines, study
 from harness.analysis import JudgeOptions, judge
 from harness.cli import app
 from harness.errors import UserError
+from harness.report.content import Wanted, gather
 from harness.report.live import Quiet
 from harness.scoring.study import read_scores
 from harness.standings import rank_studies
@@ -182,6 +183,7 @@ def test_what_training_cost_and_what_the_audit_found_reach_the_leaderboard(place
         record |= {"start_fingerprint": "", "data_fingerprint": "", "library": "", "recipe": {}}
         record |= {"trained_on": None, "component": "full", "trainable_share": 0.5 * number}
         record |= {"train_seconds": 10.0 * number, "peak_memory_gb": 2.0 / number}
+        record |= {"energy_kwh": 0.25 * number, "co2_kg": 0.1 if number == 1 else None}
         (folder / "training.json").write_text(json.dumps(record))
     options = Options(suite=Path("suite.yaml"), base=Path("models/base"))
     opened = open_study(Path("ckpt"), options)
@@ -189,7 +191,20 @@ def test_what_training_cost_and_what_the_audit_found_reach_the_leaderboard(place
     kept = json.loads((place / "results/ckpt/study.json").read_text())
     # Seconds add up over the stages; share and memory are the largest.
     cost = {"trainable_share": 1.0, "train_seconds": 30.0, "peak_memory_gb": 2.0}
-    assert kept["costs"] == {"llava_sa": cost}
+    # CO2 is unknown where one stage does not know it.
+    assert kept["costs"] == {"llava_sa": cost | {"energy_kwh": 0.75}}
+    wanted = Wanted("ckpt", place / "results/ckpt", samples=False)
+    table = gather(wanted, JudgeOptions()).costs
+    assert dict(zip(table.columns, table.rows[0], strict=True)) == {
+        "Strategy": "llava_sa", "Parameters trained": "100.0 %", "Seconds": "30",
+        "Peak memory, GB": "2.0", "Energy, kWh": "0.75",
+        "Learning, pp": "0.0", "Held-out final, pp": "NA",
+    }  # fmt: skip
+    for form in ("md", "html"):
+        out = place / f"report.{form}"
+        arguments = ["report", "ckpt", "--format", form, "--out", str(out)]
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+        assert all(word in out.read_text() for word in ("What training cost", "Energy, kWh"))
 
     def row() -> dict[str, object]:
         scores = read_scores(place / "results/ckpt")

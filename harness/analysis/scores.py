@@ -70,6 +70,10 @@ class TrainingCost:
     """Sum over the stages; mean over the runs."""
     peak_memory_gb: float
     """Largest of all stages, 10^9 bytes."""
+    energy_kwh: float | None = None
+    """Sum over the stages, mean over the runs, as `codecarbon` estimates; None = not measured."""
+    co2_kg: float | None = None
+    """Likewise; None also where the country is not known."""
 
 
 @dataclass(frozen=True, slots=True)

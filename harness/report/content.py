@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from harness.analysis import JudgeOptions, judge
-from harness.analysis.scores import StudyScores
+from harness.analysis.scores import StudyScores, TrainingCost
 from harness.report import foreign_text
 from harness.report.answers import (
     MAX_CHARACTERS,
@@ -97,6 +97,8 @@ class Content:
     comparisons: Sequence[str]
     charts: Mapping[str, Chart]
     heat: Sequence[HeatPanel]
+    costs: Table
+    """What a strategy cost to train beside what it learned and forgot; no rows: nobody knows."""
     flows: Table
     answers: Answers | None
     pictures: Thumbnails
@@ -135,6 +137,7 @@ def gather(wanted: Wanted, options: JudgeOptions) -> Content:
         ],
         charts={chart.name: chart for chart in charts},
         heat=_heat(view),
+        costs=_costs(view, scores.costs),
         flows=_flows(view, answers),
         answers=answers,
         pictures=pictures,
@@ -285,6 +288,33 @@ def colour_step(delta_pp: float, reach: float) -> int:
     [-5, -2, -1, 0, 0, 1]
     """
     return int(np.sign(delta_pp) * np.rint(STEPS * np.sqrt(min(1.0, abs(delta_pp) / reach))))
+
+
+def _costs(view: View, costs: Mapping[str, TrainingCost]) -> Table:
+    columns = ["Strategy", "Parameters trained", "Seconds", "Peak memory, GB"]
+    extra = {
+        "Energy, kWh": [cost.energy_kwh for cost in costs.values()],
+        "CO2, kg": [cost.co2_kg for cost in costs.values()],
+    }
+    shown = [title for title, values in extra.items() if any(v is not None for v in values)]
+    rows = []
+    for _, row in view.judgement.leaderboard.iterrows():
+        cost = costs.get(str(row["strategy"]))
+        if cost is None:
+            continue
+        energy = {"Energy, kWh": cost.energy_kwh, "CO2, kg": cost.co2_kg}
+        rows.append(
+            [
+                foreign_text.name(str(row["strategy"])),
+                f"{plain(100 * cost.trainable_share)} %",
+                plain(cost.train_seconds, 0),
+                plain(cost.peak_memory_gb),
+                *("NA" if energy[title] is None else f"{energy[title]:.3g}" for title in shown),
+                signed(row["learning_pp"]),
+                signed(row["heldout_final_pp"]),
+            ]
+        )
+    return Table([*columns, *shown, "Learning, pp", "Held-out final, pp"], rows)
 
 
 def _flows(view: View, answers: Answers | None) -> Table:

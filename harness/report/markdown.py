@@ -46,6 +46,8 @@ def text(content: Content) -> str:
             ],
         )
     )
+    if content.costs.rows:
+        parts += ["## What training cost", _table(content.costs.columns, content.costs.rows)]
     parts.append("## Stage by benchmark (pp against the base)")
     for panel in content.heat:
         parts.append(f"### {escape(panel.strategy)}")
