@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from harness.errors import CheckpointError
 from harness.tune.batches import Collator, Dataset, Encoder, Examples, fingerprint
 from harness.tune.cost import measured
 from harness.tune.recipe import Recipe, RecipeError, StageRecord, read_record, write_record
-from harness.tune.trainer import Job, Progress, make_trainer
+from harness.tune.trainer import Job, Progress, StageTrainer, make_trainer
 from harness.types import Checkpoint
 
 # Files that make a prompt of a question: a stage answers with its base's, byte for byte.
@@ -60,71 +60,83 @@ def tune_stage(
     made otherwise is never overwritten (RecipeError). Raises CheckpointError and ComponentError
     before anything is trained.
     """
-    start = _fingerprint(base)
-    data = fingerprint(examples)
-    done = _finished(out, (component, recipe.identity(), start, data))
+    made_of: dict[str, Any] = {
+        "component": component,
+        "recipe": recipe.identity(),
+        "start_fingerprint": _fingerprint(base),
+        "data_fingerprint": fingerprint(examples),
+    }
+    done = _finished(out, made_of)
     if done is not None:
         return done
-    work = out.with_name(out.name + ".partial")
-    work.mkdir(parents=True, exist_ok=True)
-    device = _device()
-    wants = recipe.dtype == "bfloat16" or (
-        recipe.dtype == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
-    )
-    job = Job(base, component, recipe, work, device, wants)
+    job = _job(base, component, recipe, out.with_name(out.name + ".partial"))
     torch.manual_seed(recipe.seed)
     with _quiet():
         model, dtype = _load(job)
     _freeze(model, job)
     model = _adapted(model, job) if recipe.lora else model
-    inputs = Inputs(_prompter(processor_path or _weights_of(base)), limit_bytes=0)
+    processor = processor_path or _weights_of(base)
+    inputs = Inputs(_prompter(processor), limit_bytes=0)
     dataset = Dataset(examples, Encoder(inputs))
     collator = Collator(_pad(inputs.prompter.tokenizer), dataset.counts)
     trainer = make_trainer(model, job, dataset, collator, progress)
     if recipe.distillation is not None:
         trainer.teacher, trainer.distillation = _teacher(job), recipe.distillation
-    state = _state(work)
-    with _quiet(), measured(device) as cost:
+    state = _state(job.work)
+    with _quiet(), measured(job.device) as cost:
         trainer.train(resume_from_checkpoint=state)
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     record = StageRecord(
-        component=component,
-        recipe=recipe.identity(),
-        start_fingerprint=start,
-        data_fingerprint=data,
-        trained_on=trained_on,
-        samples=len(examples),
-        samples_skipped=dataset.counts.skipped,
-        steps=trainer.state.global_step,
-        tokens=dataset.counts.tokens,
-        answer_tokens=dataset.counts.answer_tokens,
-        loss=float(trainer.mean_loss),
-        trainable_parameters=trainable,
-        trainable_share=trainable / sum(p.numel() for p in model.parameters()),
-        resumed_at_step=int(state.rpartition("-")[2]) if state else 0,
-        device=_device_name(device),
-        library=f"transformers {transformers.__version__}, torch {torch.__version__}",
+        **made_of,
+        **_went(trainer, dataset),
         **cost,
+        trained_on=trained_on,
+        resumed_at_step=int(state.rpartition("-")[2]) if state else 0,
+        device=_device_name(job.device),
+        library=f"transformers {transformers.__version__}, torch {torch.__version__}",
     )
     if not math.isfinite(record.loss):
         raise RecipeError(str(out), f"the loss became {record.loss}; use a lower learning rate")
-    _save(model, job, dtype, processor_path or _weights_of(base))
-    write_record(record, work)
-    shutil.rmtree(work / "states", ignore_errors=True)
-    work.rename(out)
+    _save(model, job, dtype, processor)
+    write_record(record, job.work)
+    shutil.rmtree(job.work / "states", ignore_errors=True)
+    job.work.rename(out)
     return record
 
 
-def _finished(out: Path, asked: tuple[Any, ...]) -> StageRecord | None:
+def _job(start: Path, component: str, recipe: Recipe, work: Path) -> Job:
+    work.mkdir(parents=True, exist_ok=True)
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    low_precision = recipe.dtype == "bfloat16" or (
+        recipe.dtype == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    )
+    return Job(start, component, recipe, work, device, low_precision)
+
+
+def _went(trainer: StageTrainer, dataset: Dataset) -> dict[str, Any]:
+    """What a training did, as fields of its record."""
+    parameters = list(trainer.model.parameters())
+    trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    return {
+        "samples": len(dataset),
+        "samples_skipped": dataset.counts.skipped,
+        "steps": trainer.state.global_step,
+        "tokens": dataset.counts.tokens,
+        "answer_tokens": dataset.counts.answer_tokens,
+        "loss": float(trainer.mean_loss),
+        "trainable_parameters": trainable,
+        "trainable_share": trainable / sum(p.numel() for p in parameters),
+    }
+
+
+def _finished(out: Path, made_of: Mapping[str, Any]) -> StageRecord | None:
     """The record of a stage that is already there. Raises RecipeError if it was made otherwise."""
     if not out.exists():
         return None
     record = read_record(out)
     if record is None:
         raise RecipeError(str(out), "the folder exists and is not a stage of ours; name another")
-    made = (record.component, record.recipe, record.start_fingerprint, record.data_fingerprint)
-    parts = ("component", "recipe", "start checkpoint", "data")
-    other = [part for part, got, want in zip(parts, made, asked, strict=True) if got != want]
+    words = {"start_fingerprint": "start checkpoint", "data_fingerprint": "data"}
+    other = [words.get(k, k) for k, wanted in made_of.items() if getattr(record, k) != wanted]
     if other:
         raise RecipeError(
             str(out),
@@ -137,16 +149,16 @@ def _finished(out: Path, asked: tuple[Any, ...]) -> StageRecord | None:
 def _fingerprint(base: Path) -> str:
     """Of the weights that answer: an adapter's own and those it applies to."""
     own = checkpoints.fingerprint(base)
-    return f"{checkpoints.fingerprint(_weights_of(base))}+{own}" if _is_adapter(base) else own
-
-
-def _is_adapter(folder: Path) -> bool:
-    return checkpoints.is_adapter(folder)
+    return (
+        f"{checkpoints.fingerprint(_weights_of(base))}+{own}"
+        if checkpoints.is_adapter(base)
+        else own
+    )
 
 
 def _weights_of(folder: Path) -> Path:
     """The model folder itself, or the one that an adapter names as its base."""
-    if not _is_adapter(folder):
+    if not checkpoints.is_adapter(folder):
         return folder
     named = str(checkpoints.read_config(folder).get("base_model_name_or_path") or "")
     base = folder / named
@@ -155,12 +167,6 @@ def _weights_of(folder: Path) -> Path:
             str(folder), f"its adapter_config.json names {named!r} as base; no such folder"
         )
     return base
-
-
-def _device() -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda", 0)
-    return torch.device("cpu")
 
 
 def _device_name(device: torch.device) -> str:
@@ -209,7 +215,7 @@ def _adapted(model: nn.Module, job: Job) -> nn.Module:
     """The model with adapters on the component's linear layers: new ones, or the start's own."""
     import peft
 
-    if _is_adapter(job.start):
+    if checkpoints.is_adapter(job.start):
         return _as_module(peft.PeftModel.from_pretrained(model, job.start, is_trainable=True))
     lora = job.recipe.lora
     assert lora is not None
@@ -233,7 +239,7 @@ def _as_module(adapted: Any) -> nn.Module:
 def _teacher(job: Job) -> nn.Module:
     """The checkpoint that the stage starts from, frozen."""
     model, _ = _load(job)
-    if _is_adapter(job.start):
+    if checkpoints.is_adapter(job.start):
         import peft
 
         model = peft.PeftModel.from_pretrained(model, job.start)
