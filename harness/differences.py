@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,8 +149,6 @@ def _adapter_difference(earlier: Path, later: Path) -> Difference:
 def _factors(folder: Path) -> dict[str, tuple[str, NDArray[np.float32], NDArray[np.float32]]]:
     """Canonical path of the adapted module -> (shown name, A, scale x B)."""
     config = read_config(folder)
-    rank, alpha = float(config.get("r") or 1), float(config.get("lora_alpha") or 1)
-    scale = alpha / (sqrt(rank) if config.get("use_rslora") else rank)
     entries = _by_path(folder)
     found = {}
     for path, entry in entries.items():
@@ -159,8 +158,19 @@ def _factors(folder: Path) -> dict[str, tuple[str, NDArray[np.float32], NDArray[
         other = entries.get(path.replace(".lora_A.", ".lora_B."))
         if other is None:
             raise CheckpointError(str(folder), f"{entry.name} has no lora_B beside it")
-        found[module] = (f"{module}.weight", floats(entry), scale * floats(other))
+        a = floats(entry)
+        alpha = _alpha(config, entry.name.partition(".lora_A.")[0])
+        scale = alpha / (sqrt(len(a)) if config.get("use_rslora") else len(a))
+        found[module] = (f"{module}.weight", a, scale * floats(other))
     return found
+
+
+def _alpha(config: Mapping[str, Any], module: str) -> float:
+    """`lora_alpha`, or what `alpha_pattern` says for the module: a name, or the end of one."""
+    for pattern, alpha in (config.get("alpha_pattern") or {}).items():
+        if module == pattern or module.endswith(f".{pattern}"):
+            return float(alpha)
+    return float(config.get("lora_alpha") or 1)
 
 
 def floats(entry: TensorEntry) -> NDArray[np.float32]:

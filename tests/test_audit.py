@@ -220,14 +220,17 @@ def test_norms_of_sixteen_bit_weights(tmp_path, dtype):
     assert found.relative_norm == pytest.approx(norm, rel=1e-5)
 
 
-def adapter(folder: Path, a: np.ndarray, b: np.ndarray, module: str = "mlp.up_proj") -> Path:
+def adapter(
+    folder: Path, a: np.ndarray, b: np.ndarray, module: str = "mlp.up_proj", **config: object
+) -> Path:
     folder.mkdir()
     head = f"base_model.model.model.language_model.layers.0.{module}"
     save_file(
         {f"{head}.lora_A.weight": a, f"{head}.lora_B.weight": b},
         folder / "adapter_model.safetensors",
     )
-    (folder / "adapter_config.json").write_text(json.dumps({"r": len(a), "lora_alpha": 4}))
+    config = {"r": len(a), "lora_alpha": 4, **config}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder
 
 
@@ -242,6 +245,9 @@ def test_an_adapter_counts_as_the_change_it_makes(base, tmp_path):
     change = 4 / 2 * b @ a
     assert move.relative_norm == pytest.approx(np.linalg.norm(change) / np.linalg.norm(start), 1e-4)
     assert move.largest == pytest.approx(np.abs(change).max(), 1e-5)
+    twice = adapter(tmp_path / "twice", a, b, alpha_pattern={"mlp.up_proj": 8}, r=99)
+    (double,) = difference(base, twice).moves.values()
+    assert double.largest == pytest.approx(2 * move.largest, 1e-6)
     # An adapter as it begins changes nothing; the same one again is no change from before.
     assert audit.audit_pair(base, adapter(tmp_path / "new", a, b * 0)).differences[0][1].identical
     assert difference(tmp_path / "lora", adapter(tmp_path / "again", a, b)).identical

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.audit import Audited
+    from harness.audit import Audited, Report
 
 EXAMPLES = """
 Examples:
@@ -52,7 +53,8 @@ def audit(
 
     console = Console(stderr=json_)
     if later is not None:
-        found: Sequence[Audited] = [audits.audit_pair(target, later, component)]
+        with _watched(console) as report:
+            found: Sequence[Audited] = [audits.audit_pair(target, later, component, report)]
     else:
         found = _study(console, target, results)
     if csv is not None:
@@ -85,7 +87,8 @@ def _study(console: Console, target: Path, results: Path | None) -> Sequence[Aud
             " it was scored from: give that file",
         )
     manifest, folder = read_manifest(target), target.absolute().parent
-    found = list(_shown(console, audits.audit_study(manifest, folder)))
+    with _watched(console) as report:
+        found = list(audits.audit_study(manifest, folder, report))
     place = results or (folder / manifest.results if manifest.results else Path(DEFAULT_RESULTS))
     study = place / manifest.study
     write_atomically(study / "audit.csv", audits.csv_text(found).encode())
@@ -94,12 +97,17 @@ def _study(console: Console, target: Path, results: Path | None) -> Sequence[Aud
     return found
 
 
-def _shown(console: Console, stages: Iterable[Audited]) -> Iterable[Audited]:
-    """Says which stage was compared last while a long audit goes on."""
+@contextmanager
+def _watched(console: Console) -> Iterator[Report]:
+    """Says what is compared, and how much of it is done, while a long audit goes on."""
+    from rich.markup import escape
+
     with console.status("reading weights") as status:
-        for stage in stages:
-            status.update(f"{stage.strategy}@{stage.stage} {stage.name}: {stage.status}")
-            yield stage
+
+        def report(what: str, done: int, total: int) -> None:
+            status.update(f"{escape(what)}: {done / 1e9:.1f} of {total / 1e9:.1f} GB compared")
+
+        yield report
 
 
 def _print(console: Console, found: Sequence[Audited]) -> None:
