@@ -26,7 +26,7 @@ WINDOW_BYTES = 1 << 24
 SCAN_BYTES = 1 << 20
 # Subtracted at a time: 2^17 elements of 2 bytes. Half of it or twice of it was slower.
 CHUNK_BYTES = 1 << 18
-_THREADS = min(4, os.cpu_count() or 1)
+_THREADS = min(8, os.cpu_count() or 1)
 # Signed and unsigned integers as wide as the type, and the bits of its infinity: as signed
 # numbers the positive NaN and Inf are the largest, as unsigned numbers the negative ones.
 _BITS: Mapping[str, tuple[Any, Any, int]] = {
