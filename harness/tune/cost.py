@@ -61,7 +61,7 @@ def _energy(tracker: Any) -> dict[str, float | None]:
         return {}
     co2 = tracker.stop()
     found = getattr(tracker, "final_emissions_data", None)
-    if found is None:
+    if found is None or co2 is None:
         return {}
     # Without a country (or with an unknown one) codecarbon takes the world's average.
     return {
