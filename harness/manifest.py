@@ -423,7 +423,7 @@ def read_manifest(file: Path, *, check_paths: bool = True) -> Manifest:
     Raises ManifestError with every problem found.
     """
     where = file.name
-    raw = _read_yaml(file)
+    raw = read_yaml(file)
     folder = file.parent.absolute()
     made_by = raw.get("made_by")
     if check_paths and isinstance(made_by, str) and not _any_checkpoint(raw, folder):
@@ -451,7 +451,7 @@ def check_manifest(
     try:
         manifest = Manifest.model_validate(raw, context=context)
     except ValidationError as error:
-        problems += [_problem(details) for details in error.errors(include_url=False)]
+        problems += [problem_of(details) for details in error.errors(include_url=False)]
     else:
         problems += _stage_problems(manifest)
         if not problems:
@@ -459,8 +459,11 @@ def check_manifest(
     raise ManifestError(where, sorted(set(problems), key=lambda p: natural(p.place)))
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
-    """The file as plain values; refuses what only a mistake or an attack would write."""
+def read_yaml(file: Path, keys: str = "study, base, suite, strategies") -> dict[str, Any]:
+    """The file as plain values; refuses what only a mistake or an attack would write.
+
+    `keys`: what an empty file should have held. Raises ManifestError.
+    """
 
     def refuse(text: str) -> ManifestError:
         return ManifestError(file.name, text)
@@ -479,7 +482,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if node is None:
-            raise refuse("the file is empty; expected keys study, base, suite, strategies")
+            raise refuse(f"the file is empty; expected keys {keys}")
         twice = [Problem(place, "key given twice") for place in _check_nodes(node, refuse)]
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -491,7 +494,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     if twice:
         raise ManifestError(file.name, twice)
     if not isinstance(value, dict):
-        raise refuse(f"got {_kind(value)}, expected keys study, base, suite, strategies")
+        raise refuse(f"got {_kind(value)}, expected keys {keys}")
     return {str(key): item for key, item in value.items()}
 
 
@@ -581,8 +584,8 @@ def _repeated_stages(place: str, stages: Sequence[StageSpec]) -> list[Problem]:
     return problems
 
 
-def _problem(details: ErrorDetails) -> Problem:
-    """One pydantic error in the words of this project."""
+def problem_of(details: ErrorDetails, schema: type[BaseModel] | None = None) -> Problem:
+    """One pydantic error in the words of this project. `schema`: what was read (a manifest)."""
     place = ""
     for part in details["loc"]:
         place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else str(part)
@@ -592,7 +595,7 @@ def _problem(details: ErrorDetails) -> Problem:
     if kind == "missing":
         return Problem(place, "is missing")
     if kind == "extra_forbidden":
-        known = _known_keys(details["loc"][:-1])
+        known = _known_keys(details["loc"][:-1], schema or Manifest)
         hint = did_you_mean(str(details["loc"][-1]), known) or f"; known: {', '.join(known)}"
         return Problem(place, f"unknown key{hint}")
     wanted = {
@@ -619,9 +622,9 @@ def _kind(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _known_keys(loc: Sequence[int | str]) -> list[str]:
-    """The keys that the model at this place of the manifest knows."""
-    at: Any = Manifest
+def _known_keys(loc: Sequence[int | str], schema: type[BaseModel]) -> list[str]:
+    """The keys that the model at this place of the schema knows."""
+    at: Any = schema
     for part in loc:
         if get_origin(at) in (list, dict):
             at = get_args(at)[-1]

@@ -181,6 +181,7 @@ def join(studies: Sequence[StudyScores]) -> StudyScores:
     return StudyScores(
         study=" + ".join(scores.study for scores in studies),
         base_model="",
+        scorer=studies[0].scorer,
         stages=tuple(stages),
         benchmarks={
             name: _join_benchmark([scores.benchmarks[name] for scores in studies], keys, origin)

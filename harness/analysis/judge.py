@@ -175,7 +175,7 @@ def _notes(
 ) -> Iterator[str]:
     scores = judged.scores
     yield from scores.notes
-    if judged.scorer != options.scorer:
+    if judged.scorer != (options.scorer or scores.scorer):
         yield f"judged by scorer {judged.scorer!r}, the only one in this study"
     missing = [
         f"{name} at {label(stage.key)}"

@@ -31,7 +31,11 @@ class ScoreMatrix:
 
 
 def scorer_of(scores: StudyScores, name: str) -> str:
-    """The scorer to judge by: `name`, or the only one there is. Raises UserError otherwise."""
+    """The scorer to judge by: `name`, or the only one there is. Raises UserError otherwise.
+
+    "" stands for the study's own.
+    """
+    name = name or scores.scorer
     known = sorted({scorer for bench in scores.benchmarks.values() for scorer in bench.values})
     if name in known:
         return name

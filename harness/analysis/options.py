@@ -15,8 +15,9 @@ CONTRASTS: tuple[ContrastName, ...] = get_args(ContrastName)
 class JudgeOptions:
     """Choices of `compare`, `gate` and `leaderboard`; raises UserError for values out of range."""
 
-    scorer: str = "strict"
-    """Scorer whose scores are judged. A study with one scorer only is judged by that one."""
+    scorer: str = ""
+    """Scorer whose scores are judged; "": the study's own (`strict`, or `logged` for imported
+    logs). A study with one scorer only is judged by that one."""
     level: float = 0.95
     """Confidence of intervals and of the one-sided bounds of verdicts, in (0.5, 1)."""
     margin_pp: float = 1.0

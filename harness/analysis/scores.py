@@ -18,6 +18,8 @@ from harness.types import BASE, Stage, StageKey
 
 __all__ = ["BASE", "BenchmarkScores", "Stage", "StageKey", "StudyScores", "Texts"]
 
+# Whose scores a study is judged by where nobody names a scorer.
+DEFAULT_SCORER = "strict"
 # Values of `BenchmarkScores.status`.
 MISSING, SCORED, FAILED, NOT_APPLICABLE = 0, 1, 2, 3
 
@@ -95,6 +97,8 @@ class StudyScores:
     """strategy -> cost, where every stage has a record of its training."""
     audited: Mapping[str, str] = field(default_factory=dict)
     """strategy -> what the audit of its stages found, for example `verified`."""
+    scorer: str = DEFAULT_SCORER
+    """Whose scores it is judged by unless another scorer is named."""
 
     def runs(self) -> Mapping[tuple[str, str], Sequence[Stage]]:
         """(strategy, run) -> its stages in order, base first (its own or the shared one)."""

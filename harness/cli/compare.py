@@ -30,7 +30,9 @@ def compare(
         str, typer.Argument(metavar="MANIFEST|STUDY", help="A manifest, or a study's name.")
     ] = "checkpoints.yaml",
     results: Annotated[Path | None, typer.Option(help="Results folder.")] = None,
-    scorer: Annotated[str, typer.Option(help="Scorer to judge by.")] = "strict",
+    scorer: Annotated[
+        str, typer.Option(help="Scorer to judge by.", show_default="strict; logged for logs")
+    ] = "",
     baseline: Annotated[
         str | None, typer.Option(help="Strategy that the others are compared with.")
     ] = None,

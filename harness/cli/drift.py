@@ -46,7 +46,9 @@ def study(
         str, typer.Argument(metavar="MANIFEST|STUDY", help="A manifest, or a study's name.")
     ] = "checkpoints.yaml",
     results: Annotated[Path | None, typer.Option(help="Results folder.")] = None,
-    scorer: Annotated[str, typer.Option(help="Scorer to judge by.")] = "strict",
+    scorer: Annotated[
+        str, typer.Option(help="Scorer to judge by.", show_default="strict; logged for logs")
+    ] = "",
     level: Annotated[float, typer.Option(help="Confidence of intervals.")] = 0.95,
     json_: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
 ) -> None:

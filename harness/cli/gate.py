@@ -61,7 +61,9 @@ def gate(
             help="YAML: margin, margins, required, minimum_learning, strict, inconclusive."
         ),
     ] = None,
-    scorer: Annotated[str, typer.Option(help="Scorer to judge by.")] = "strict",
+    scorer: Annotated[
+        str, typer.Option(help="Scorer to judge by.", show_default="strict; logged for logs")
+    ] = "",
     level: Annotated[float, typer.Option(help="Confidence of each verdict.")] = 0.95,
     max_dropped: Annotated[
         float, typer.Option(help="Share of samples that may lack a score on one side.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,18 +11,33 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from harness.errors import EXIT_USAGE
+
 EXAMPLES = """
 Examples:
 
     forgeteval import scores.csv --study mine
 
     forgeteval import runs.parquet --study mine --base-model llava-ov-7b --replace
+
+    forgeteval import lm_eval_out                      # shows what the names say
+
+    forgeteval import lm_eval_out --study mine --yes
+
+    forgeteval import logs --study mine --map map.yaml
 """
 
 
 def import_file(
-    file: Annotated[Path, typer.Argument(help="Scores as .jsonl, .csv or .parquet.")],
-    study: Annotated[str, typer.Option(help="Name of the study to make.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE|DIR", help="Scores as .jsonl, .csv or .parquet; or a folder of logs."
+        ),
+    ],
+    study: Annotated[
+        str, typer.Option(help="Name of the study to make.", show_default="the file's or folder's")
+    ] = "",
     results: Annotated[Path, typer.Option(help="Folder of all studies.")] = Path("results"),
     base_model: Annotated[
         str, typer.Option(help="Name of the base model, shown in the leaderboard.")
@@ -29,18 +45,37 @@ def import_file(
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace an imported study of that name.")
     ] = False,
+    map_file: Annotated[
+        Path | None,
+        typer.Option("--map", metavar="FILE", help="Logs: which folder is which stage (YAML)."),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Logs: take the stages as the names say.")
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print facts as JSON.")] = False,
 ) -> None:
-    """Bring your own scores: one row per graded answer.
+    """Bring your own scores: one row per graded answer, or the logs of lm-eval and lmms-eval.
 
     Columns: strategy, stage (a whole number, 0 = the base), benchmark, sample_id, score (a
     fraction in [0, 1]; empty = the answer failed). Optional: run, stage_name, trained_on, role
     (target, held_out, probe), group (the image that samples share), question, response, gold,
     scorer. Rows of the base have the strategy `base`, or each strategy has its own stage 0.
+
+    Logs: a folder with the results of lm-eval 0.4.5 to 0.4.13 or lmms-eval 0.3 to 0.7
+    (`--log_samples`). Stages are read from folder names, or from a map.
     """
+    if path.is_dir():
+        _import_logs(path, study, results, map_file, base_model, replace, yes, json_)
+        return
+    from harness.errors import UserError
+    from harness.interop.logs.study import study_name
     from harness.interop.score_files import import_scores
 
-    done = import_scores(file, study, results, base_model=base_model, replace=replace)
+    if map_file is not None:
+        raise UserError("--map", f"concerns a folder of logs; {path} is none")
+    done = import_scores(
+        path, study or study_name(path), results, base_model=base_model, replace=replace
+    )
     if json_:
         facts = {
             "study": done.study,
@@ -70,6 +105,61 @@ def import_file(
         console.print(f"[yellow]{done.n_failed:,} rows have no score: counted as failed answers[/]")
     if done.ignored:
         console.print(f"columns left aside: {escape(', '.join(done.ignored))}")
+
+
+def _import_logs(
+    folder: Path,
+    study: str,
+    results: Path,
+    map_file: Path | None,
+    base_model: str,
+    replace: bool,
+    yes: bool,
+    json_: bool,
+) -> None:
+    """Look, ask if nothing was said, import, tell."""
+    import dataclasses
+
+    from harness.interop.logs.study import import_logs, look, study_name
+    from harness.report.import_tables import as_json, import_tables, plan_tables
+
+    plan = look(folder, map_file)
+    if base_model:
+        plan = dataclasses.replace(plan, base_model=base_model)
+    name = study or study_name(folder)
+    console = Console(stderr=json_)
+    if not json_:
+        console.print(plan_tables(plan))
+    if map_file is None and not yes and not _confirmed(plan, name, console, json_):
+        raise typer.Exit(EXIT_USAGE)
+    done = import_logs(plan, name, results, replace=replace)
+    if json_:
+        typer.echo(json.dumps(as_json(done), ensure_ascii=True))
+        return
+    console.print(import_tables(done))
+    console.print(
+        f"{done.study}: {done.n_rows:,} logged scores of {len(plan.stages)} checkpoints in "
+        f"{done.folder}" + (f", {done.n_failed:,} of them failed" if done.n_failed else ""),
+        markup=False, highlight=False,
+    )  # fmt: skip
+
+
+def _confirmed(plan: object, study: str, console: Console, json_: bool) -> bool:
+    """Whether a person says yes; without a person, how to say it is printed."""
+    from harness.interop.logs.study import Plan
+    from harness.report.import_tables import map_text, plan_json
+
+    assert isinstance(plan, Plan)
+    if not json_ and sys.stdin.isatty() and console.is_terminal:
+        return typer.confirm(f"Import these as the study {study!r}?")
+    if json_:
+        typer.echo(json.dumps({"study": study, "confirmed": False, **plan_json(plan)}))
+    text = (
+        "Nothing imported yet. If the names were read right, say it again with --yes; if not, "
+        "correct this and give it with --map map.yaml:\n\n" + map_text(plan)
+    )
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    return False
 
 
 def register(app: typer.Typer) -> None:

@@ -27,7 +27,9 @@ def leaderboard(
         str | None,
         typer.Option("--format", help="csv, md, json or tex; default: what the name of -o says."),
     ] = None,
-    scorer: Annotated[str, typer.Option(help="Scorer to judge by.")] = "strict",
+    scorer: Annotated[
+        str, typer.Option(help="Scorer to judge by.", show_default="strict; logged for logs")
+    ] = "",
     level: Annotated[float, typer.Option(help="Confidence of intervals and ties.")] = 0.95,
     margin: Annotated[float, typer.Option(help="Points that count as retained.")] = 1.0,
     max_dropped: Annotated[

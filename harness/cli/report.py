@@ -43,7 +43,9 @@ def report(
         Path | None, typer.Option(help="Folder for SVG, PNG and the LaTeX table.")
     ] = None,
     results: Annotated[Path | None, typer.Option(help="Results folder.")] = None,
-    scorer: Annotated[str, typer.Option(help="Scorer to judge by.")] = "strict",
+    scorer: Annotated[
+        str, typer.Option(help="Scorer to judge by.", show_default="strict; logged for logs")
+    ] = "",
     margin: Annotated[float, typer.Option(help="Loss that counts as retained (points).")] = 1.0,
     level: Annotated[float, typer.Option(help="Confidence of intervals.")] = 0.95,
     baseline: Annotated[

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from harness.analysis.scores import (
     BASE,
+    DEFAULT_SCORER,
     FAILED,
     MISSING,
     SCORED,
@@ -45,6 +46,7 @@ from harness.analysis.scores import (
 from harness.errors import ResultsError
 from harness.interop.score_rows import DEFAULTS, NAMES, ScoreRows, joint_codes, read_rows
 from harness.interop.score_tables import TEXTS
+from harness.interop.score_traits import with_imported_traits
 from harness.manifest import check_name
 from harness.store import read_json
 
@@ -82,7 +84,7 @@ def import_scores(
     Raises ResultsError: a bad study name, a study that is there already (a study with predictions
     is never replaced, an imported one only with `replace`), or everything wrong with the file.
     """
-    folder = _free_folder(results, study, replace=replace)
+    folder = free_folder(results, study, replace=replace)
     rows = read_rows(file)
     facts = {
         "schema": SCHEMA_VERSION,
@@ -94,7 +96,7 @@ def import_scores(
         "n_rows": len(rows),
     }
     try:
-        _write_study(folder, rows, facts)
+        write_study(folder, rows, facts)
     except OSError as error:
         raise ResultsError(str(folder), f"cannot be written: {error.strerror or error}") from error
     benchmark, role = rows.names["benchmark"], rows.names["role"]
@@ -111,7 +113,7 @@ def import_scores(
     )
 
 
-def _free_folder(results: Path, study: str, *, replace: bool) -> Path:
+def free_folder(results: Path, study: str, *, replace: bool) -> Path:
     """Where the study will lie."""
     try:
         folder = results / check_name(study)
@@ -137,7 +139,7 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _write_study(folder: Path, rows: ScoreRows, facts: Mapping[str, Any]) -> None:
+def write_study(folder: Path, rows: ScoreRows, facts: Mapping[str, Any]) -> None:
     """Write aside, then rename; an older import of that name goes only when the new one stands."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.with_name(f".{folder.name}.new-{os.getpid()}")
@@ -184,11 +186,12 @@ def _write_rows(file: Path, rows: ScoreRows) -> None:
 # --- reading -------------------------------------------------------------------------------------
 
 
-def read_imported(folder: Path) -> StudyScores:
+def read_imported(folder: Path, *, traits: bool = False) -> StudyScores:
     """The scores of an imported study; fewer than ten seconds for three million rows.
 
-    A cell with no rows is MISSING, a row without a score FAILED. Raises ResultsError for a folder
-    that is no imported study.
+    A cell with no rows is MISSING, a row without a score FAILED. `traits`: the rates hold all
+    traits of the responses, where the study has any. Raises ResultsError for a folder that is no
+    imported study.
     """
     facts = read_json(folder / STUDY_FILE)
     if facts.get("kind") != KIND or facts.get("schema") != SCHEMA_VERSION:
@@ -208,13 +211,20 @@ def read_imported(folder: Path) -> StudyScores:
         reason = " ".join(str(error).split())[:200]
         raise ResultsError(f"{folder.name}/{ROWS_FILE}", f"cannot be read: {reason}") from error
     stages, column = _stages(frame)
-    benchmarks = _benchmarks(frame, tuple(stage.key for stage in stages), column)
+    said = facts.get("settings")
+    settings = said if isinstance(said, dict) else {}
+    benchmarks = _benchmarks(frame, tuple(stage.key for stage in stages), column, settings)
+    if traits:
+        benchmarks = {name: with_imported_traits(bench, file) for name, bench in benchmarks.items()}
+    notes = facts.get("notes")
     return StudyScores(
         study=str(facts.get("study", folder.name)),
         base_model=str(facts.get("base_model", "")),
         stages=stages,
         benchmarks={name: benchmarks[name] for name in _suite_order(benchmarks, stages)},
         texts=_Texts(file),
+        notes=tuple(map(str, notes)) if isinstance(notes, list) else (),
+        scorer=str(facts.get("scorer", DEFAULT_SCORER)),
     )
 
 
@@ -266,9 +276,15 @@ def _suite_order(benchmarks: Mapping[str, BenchmarkScores], stages: tuple[Stage,
 
 
 def _benchmarks(
-    frame: pd.DataFrame, keys: tuple[StageKey, ...], column: NDArray[np.int64]
+    frame: pd.DataFrame,
+    keys: tuple[StageKey, ...],
+    column: NDArray[np.int64],
+    settings: Mapping[str, Any],
 ) -> dict[str, BenchmarkScores]:
-    """One matrix per benchmark and scorer, filled in one assignment each."""
+    """One matrix per benchmark and scorer, filled in one assignment each.
+
+    `settings`: benchmark -> what the file says of how its numbers were made.
+    """
     codes = {name: frame[name].cat.codes.to_numpy() for name in ("sample_id", "scorer", "group")}
     words = {name: frame[name].cat.categories.to_numpy() for name in (*codes, "role")}
     score = frame["score"].to_numpy()
@@ -308,16 +324,17 @@ def _benchmarks(
             values=values,
             status=status,
             unparsed=np.zeros(shape, bool),
-            settings=(_settings(words["sample_id"][ids]),) * len(keys),
+            settings=(_settings(words["sample_id"][ids], settings.get(str(name))),) * len(keys),
             signatures=tuple(f"{KIND}:{key.strategy}/{key.run}@{key.stage}" for key in keys),
         )
     return result
 
 
-def _settings(sample_ids: NDArray[np.object_]) -> str:
+def _settings(sample_ids: NDArray[np.object_], said: object = None) -> str:
     """What is known of how the numbers were made: that they came in a file, for which samples."""
     digest = hashlib.sha256("\n".join(sample_ids).encode()).hexdigest()
-    return f"kind:{KIND}|n:{len(sample_ids)}|samples:{digest[:16]}"
+    text = f"kind:{KIND}|n:{len(sample_ids)}|samples:{digest[:16]}"
+    return f"{text}|{said}" if isinstance(said, str) else text
 
 
 def _groups(

@@ -127,7 +127,7 @@ def _commands(
     if results is not None:
         arguments += ["--results", foreign_text.name(results.name)]
     judged = [
-        *(["--scorer", options.scorer] if options.scorer != "strict" else []),
+        *(["--scorer", options.scorer] if options.scorer else []),
         *(["--margin", f"{options.margin_pp:g}"] if options.margin_pp != 1.0 else []),
         *(["--level", f"{options.level:g}"] if options.level != 0.95 else []),
         *(["--dip", options.dip] if options.dip else []),

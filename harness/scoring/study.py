@@ -28,12 +28,10 @@ from harness.analysis.scores import (
 from harness.record import read_record
 from harness.scoring.answer_type import is_bare_number
 from harness.scoring.grade import Grader, chosen
-from harness.scoring.traits import trait_columns
+from harness.scoring.traits import NUMERIC_TYPES, trait_columns
 from harness.store import MODEL_KEYS, Store, signature_text
 from harness.types import Headline, Sample, ScorerName, Stage, StageKey, Task
 
-# Questions whose right answer is no number: the bare-number rate is read on them.
-NUMERIC_TYPES = frozenset({"integer", "decimal", "time"})
 DEFAULT_SCORERS: tuple[ScorerName, ...] = ("strict", "lenient")
 
 
@@ -49,7 +47,7 @@ def read_scores(
     if record.get("kind") == "imported":
         from harness.interop.score_files import read_imported
 
-        return read_imported(study_dir)
+        return read_imported(study_dir, traits=traits)
     store = Store(study_dir)
     stages = [_stage(row) for row in record["stages"]]
     columns = tuple(stage.key for stage in stages)

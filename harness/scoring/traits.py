@@ -27,6 +27,8 @@ from harness.scoring.answer_type import GivenType, classify
 from harness.scoring.plain import plain
 from harness.types import Sample
 
+# The bare-number rate is read on all questions but those whose right answer is a number.
+NUMERIC_TYPES = frozenset({"integer", "decimal", "time"})
 GIVEN_TYPES: tuple[str, ...] = get_args(GivenType)
 NEVER_FIT = frozenset({"empty", "repetition", "refusal"})
 # Types that are no misfit for each other: a whole number is a decimal, a phrase may be a sentence

@@ -1,0 +1,360 @@
+"""One task over all stages: the same documents with the same prompts, targets and pictures.
+
+The base's log says which documents there are and what was asked. Every stage is laid beside it by
+`doc_id`; whatever does not agree is a problem with the documents named, and nothing is averaged
+over. (`doc_hash` is not looked at: both programs write it anew from run to run for documents with
+pictures.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from harness.errors import Problem
+from harness.interop.logs.folders import LogFolder, Run
+from harness.interop.logs.metrics import Measure, Wanted, choose
+from harness.interop.logs.names import NamedStage
+from harness.interop.logs.results import BrokenLogError, Results, TaskResults, read_results
+from harness.interop.logs.rows import Digest, LogRow, read_rows
+
+# Rows that are looked at to see which metrics and filters a task has.
+PEEK = 400
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """What is known of a task's documents, from the base's log; row i of each belongs to doc i."""
+
+    ids: list[str]
+    questions: list[str]
+    golds: list[tuple[str, ...]]
+    docs: list[Mapping[str, Any] | None]
+    """Their columns, without pictures; None where the log has none."""
+
+
+@dataclass(slots=True)
+class Answers:
+    """One stage's answers to one task, in the order of its documents."""
+
+    ids: list[str] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    """In [0, 1]; NaN where the log gives none."""
+    responses: list[str] = field(default_factory=list)
+    targets: list[Digest] = field(default_factory=list)
+    prompts: list[Digest | None] = field(default_factory=list)
+    images: list[Digest | None] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskLog:
+    """The log of one stage and task that counts: of the newest complete run."""
+
+    stage: NamedStage
+    date: str
+    evaluator: str
+    engine: str
+    results: TaskResults
+    answers: Answers
+
+
+@dataclass(frozen=True, slots=True)
+class PairedTask:
+    """One task, laid side by side."""
+
+    task: str
+    measure: Measure
+    documents: Documents
+    base: TaskLog
+    stages: tuple[TaskLog, ...]
+    """Those that have the task; aligned to the base's documents."""
+    absent: tuple[NamedStage, ...]
+    """Those that do not."""
+
+    def logs(self) -> tuple[TaskLog, ...]:
+        """The base's log, then the stages'."""
+        return (self.base, *self.stages)
+
+
+class Reader:
+    """Reads logs stage by stage; remembers results files, gathers problems and notes."""
+
+    def __init__(self, wanted: Wanted, accept: Sequence[str] = ()):
+        self._wanted = wanted
+        self._accept = frozenset(accept)
+        self._results: dict[Any, Results | BrokenLogError] = {}
+        self._differences: dict[tuple[str, str, str], list[str]] = {}
+        """(kind, stage, what differs) -> tasks."""
+        self.problems: list[Problem] = []
+        self.notes: list[str] = []
+
+    def pair(self, task: str, base: NamedStage, stages: Sequence[NamedStage]) -> PairedTask | None:
+        """The task over all stages; None where something is wrong with it (see `problems`)."""
+        documents = Documents([], [], [], [])
+        measures: list[Measure] = []
+
+        def first(results: TaskResults, run: Run) -> Measure:
+            measure = choose(task, results, _peek(run, task), self._wanted)
+            if isinstance(measure, Problem):
+                raise _UndecidedError(measure)
+            measures[:] = [measure]
+            return measure
+
+        before = len(self.problems)
+        try:
+            log = self._newest(task, base, first, documents)
+        except _UndecidedError as error:
+            self.problems.append(error.problem)
+            return None
+        if log is None:
+            if len(self.problems) == before:
+                text = f"the base has no log of it ({', '.join(f.name for f in base.folders)})"
+                cure = "Cure: score the base too, or leave the task out of targets and held_out"
+                self.problems.append(Problem(f"task {task}", f"{text}. {cure}"))
+            return None
+        self._check_values(task, log)
+        found, absent = [], []
+        for stage in stages:
+            done = len(self.problems)
+            other = self._newest(task, stage, lambda *_: measures[0], None)
+            if other is not None:
+                self._check_values(task, other)
+                found.append(self._aligned(task, log, other))
+            elif len(self.problems) == done:
+                absent.append(stage)
+        if len(self.problems) > before:
+            return None
+        return PairedTask(task, measures[0], documents, log, tuple(found), tuple(absent))
+
+    def results(self, run: Run, folder: LogFolder) -> Results:
+        """The results file of a run. Raises BrokenLogError."""
+        if run.results is None:
+            raise BrokenLogError("no results file of that date: the run did not finish")
+        if run.results not in self._results:
+            try:
+                self._results[run.results] = read_results(run.results, folder.program)
+            except BrokenLogError as error:
+                self._results[run.results] = BrokenLogError(f"results file {error}")
+        held = self._results[run.results]
+        if isinstance(held, BrokenLogError):
+            raise held
+        return held
+
+    def _newest(
+        self,
+        task: str,
+        stage: NamedStage,
+        measure_of: Callable[[TaskResults, Run], Measure],
+        documents: Documents | None,
+    ) -> TaskLog | None:
+        """The newest complete run; what was passed over for it, or why there is none, is told."""
+        runs = [(run, log) for log in stage.folders for run in log.runs if task in run.samples]
+        runs.sort(key=lambda pair: pair[0].date, reverse=True)
+        failures: list[tuple[Run, str]] = []
+        for run, folder in runs:
+            try:
+                results = self.results(run, folder)
+                if task not in results.tasks:
+                    raise BrokenLogError("its results file does not list the task")
+                facts = results.tasks[task]
+                answers = _read(run, task, facts, measure_of(facts, run), documents)
+            except BrokenLogError as error:
+                failures.append((run, str(error)))
+                if documents is not None:
+                    for column in (documents.ids, documents.questions, documents.golds):
+                        column.clear()
+                    documents.docs.clear()
+                continue
+            for bad, why in failures:
+                self.notes.append(f"{stage.label}, {task}: run {bad.date} passed over: {why}")
+            if len(runs) - len(failures) > 1:
+                others = len(runs) - len(failures) - 1
+                older = "an older run" if others == 1 else f"{others} older runs"
+                self.notes.append(f"{stage.label}, {task}: run {run.date} taken, {older} not")
+            return TaskLog(stage, run.date, results.evaluator, results.engine, facts, answers)
+        for bad, why in failures:
+            self.problems.append(Problem(bad.samples[task].name, f"({stage.label}) {why}"))
+        return None
+
+    # --- what must agree ---------------------------------------------------------------------
+
+    def _add(self, task: str, stage: NamedStage, what: str, ids: Sequence[str]) -> None:
+        """A problem with documents; `{docs}` in `what` becomes their names."""
+        if ids:
+            text = what.replace("{docs}", documents_named(ids))
+            self.problems.append(Problem(f"task {task}, {stage.label}", text))
+
+    def _check_values(self, task: str, log: TaskLog) -> None:
+        answers, stage = log.answers, log.stage
+        outside = [
+            i
+            for i, score in zip(answers.ids, answers.scores, strict=True)
+            if not (math.isnan(score) or 0 <= score <= 1)
+        ]
+        cure = f"Cure: scales: {{{task}: NUMBER}} in a map, or another metric"
+        text = f"scores outside of 0 and the full mark: {{docs}}. {cure}"
+        self._add(task, stage, text, outside)
+        empty = [i for i, s in zip(answers.ids, answers.scores, strict=True) if math.isnan(s)]
+        if empty and len(empty) == len(answers.ids):
+            self._add(task, stage, "no document has a score: {docs}", empty)
+        elif empty:
+            self.notes.append(
+                f"{stage.label}, {task}: no score for {documents_named(empty)}: failed answers,"
+                " in no mean"
+            )
+
+    def _aligned(self, task: str, base: TaskLog, other: TaskLog) -> TaskLog:
+        """`other` in the base's order, after everything that must agree was looked at."""
+        self._check_settings(task, base, other)
+        mine, theirs = base.answers, other.answers
+        place = {doc: i for i, doc in enumerate(theirs.ids)}
+        known = set(mine.ids)
+        missing = [doc for doc in mine.ids if doc not in place]
+        further = [doc for doc in theirs.ids if doc not in known]
+        cure = "Cure: score both on the same documents (the same --limit)"
+        self._add(task, other.stage, f"lacks documents of the base: {{docs}}. {cure}", missing)
+        self._add(
+            task, other.stage, f"has documents that the base lacks: {{docs}}. {cure}", further
+        )
+        both = [(i, place[doc]) for i, doc in enumerate(mine.ids) if doc in place]
+        for what, ours, its in (
+            ("other targets (gold answers) than the base: {docs}", mine.targets, theirs.targets),
+            ("other prompts than the base: {docs}", mine.prompts, theirs.prompts),
+            ("other pictures than the base: {docs}", mine.images, theirs.images),
+        ):
+            changed = [mine.ids[i] for i, j in both if ours[i] and its[j] and ours[i] != its[j]]
+            self._add(task, other.stage, what, changed)
+        order = [j for _, j in both]
+        answers = Answers(
+            ids=mine.ids,
+            scores=[theirs.scores[j] for j in order],
+            responses=[theirs.responses[j] for j in order],
+        )
+        return TaskLog(
+            other.stage, other.date, other.evaluator, other.engine, other.results, answers
+        )
+
+    def _check_settings(self, task: str, base: TaskLog, other: TaskLog) -> None:
+        mine, its = base.results, other.results
+        differences = [
+            ("version", "evaluator", base.evaluator, other.evaluator),
+            ("version", "version of the task", mine.version, its.version),
+            ("engine", "model class", base.engine, other.engine),
+            *(
+                ("settings", key, mine.settings[key], its.settings[key])
+                for key in mine.settings
+                if key in its.settings
+            ),
+        ]
+        for kind, what, one, two in differences:
+            if one == two or not one or not two:
+                continue
+            text = f"{what}: {_cut(two)} here, {_cut(one)} at the base"
+            self._differences.setdefault((kind, other.stage.label, text), []).append(task)
+
+    def tell_differences(self) -> None:
+        """Differences of settings as one problem each, or as a note where they are accepted."""
+        for (kind, stage, text), tasks in self._differences.items():
+            where = f"{', '.join(tasks[:_SHOWN])}{' ...' if len(tasks) > _SHOWN else ''}"
+            if kind in self._accept:
+                self.notes.append(f"{stage}: {text} (accepted; {where})")
+                continue
+            cure = f"Cure: score both alike, or answer for it with `accept: [{kind}]` in a map"
+            self.problems.append(Problem(stage, f"{text} ({where}). {cure}"))
+
+
+class _UndecidedError(Exception):
+    """It is not clear which number is the score."""
+
+    def __init__(self, problem: Problem):
+        super().__init__(str(problem))
+        self.problem = problem
+
+
+def documents_named(ids: Sequence[str]) -> str:
+    """`document 3`, `documents 3, 8 and 12 more`.
+
+    >>> documents_named(["3", "8"]), documents_named(list("abcdefgh"))
+    ('documents 3, 8', 'documents a, b, c, d, e and 3 more')
+    """
+    shown = ", ".join(doc[:40] for doc in ids[:_SHOWN])
+    rest = f" and {len(ids) - _SHOWN:,} more" if len(ids) > _SHOWN else ""
+    return f"document{'s' if len(ids) > 1 else ''} {shown}{rest}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _peek(run: Run, task: str) -> list[LogRow]:
+    rows = list(islice(read_rows(run.samples[task]), PEEK))
+    if not rows:
+        raise BrokenLogError("its sample file is empty")
+    return rows
+
+
+def _read(
+    run: Run, task: str, facts: TaskResults, measure: Measure, documents: Documents | None
+) -> Answers:
+    """One sample file. Raises BrokenLogError: unreadable, documents twice, or fewer than asked."""
+    answers = Answers()
+    seen: dict[str, None] = {}
+    twice: list[str] = []
+    others: dict[str, None] = {}
+    for row in read_rows(run.samples[task]):
+        if row.filter != measure.filter:
+            others[row.filter] = None
+            continue
+        if row.doc_id in seen:
+            twice.append(row.doc_id)
+            continue
+        seen[row.doc_id] = None
+        score = measure.score(row)
+        if score is None:
+            continue
+        _keep(answers, row, score)
+        if documents is not None:
+            documents.ids.append(row.doc_id)
+            documents.questions.append(row.question())
+            documents.golds.append(row.golds())
+            documents.docs.append(_without_images(row.doc()))
+    if twice:
+        raise BrokenLogError(
+            f"{documents_named(twice)} stand{'' if twice[1:] else 's'} in it twice"
+        )
+    if not seen:
+        found = ", ".join(others) or "no row at all"
+        raise BrokenLogError(f"no row of the filter {measure.filter!r} (found: {found})")
+    if not answers.ids:
+        raise BrokenLogError(f"no row has the metric {measure.name}")
+    if facts.n_documents is not None and len(seen) < facts.n_documents:
+        n = f"{len(seen):,} of {facts.n_documents:,} documents"
+        raise BrokenLogError(f"holds {n} that its results file counts: it is cut off")
+    return answers
+
+
+def _keep(answers: Answers, row: LogRow, score: float) -> None:
+    answers.ids.append(row.doc_id)
+    answers.scores.append(score)
+    answers.responses.append(row.response())
+    target = row.target().encode("utf-8", "surrogatepass")
+    answers.targets.append(hashlib.sha256(target).digest()[:16])
+    answers.prompts.append(row.prompt_digest())
+    answers.images.append(row.image_digest())
+
+
+def _without_images(doc: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The columns without encoded pictures, which may be megabytes."""
+    return None if doc is None else dict(_small(doc))
+
+
+def _small(doc: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in doc.items():
+        picture = isinstance(value, dict) and "bytes" in value
+        large = isinstance(value, str) and len(value) > 100_000
+        yield name, None if picture or large else value
