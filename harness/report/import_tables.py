@@ -20,7 +20,10 @@ SHOWN_NOTES = 20
 
 def plan_tables(plan: Plan) -> RenderableType:
     """Which folder is taken for which stage, and which task plays which role."""
-    table = Table("strategy", "run", "stage", "trained on", "folder", "runs", title="stages")
+    table = Table("strategy", "run", "stage", "trained on", title="stages")
+    table.add_column("folder", overflow="fold")
+    table.add_column("runs", justify="right")
+    table.add_column("newest")
     for stage in plan.stages:
         is_base = stage.strategy == BASE
         for log in stage.folders:
@@ -30,7 +33,8 @@ def plan_tables(plan: Plan) -> RenderableType:
                 "0" if is_base else Text(f"{stage.stage}  {stage.name}"),
                 Text(stage.trained_on or ""),
                 Text(log.name),
-                f"{len(log.runs)}, newest {log.runs[0].date[:16]}",
+                str(len(log.runs)),
+                log.runs[0].date[:16],
             )
     tasks = Table("role", "tasks", title="tasks")
     for role in ("target", "held_out", "probe"):
@@ -49,21 +53,24 @@ def map_text(plan: Plan) -> str:
 
 def import_tables(done: ImportedLogs) -> RenderableType:
     """How each task was read, and what grading again says of its logged scores."""
-    read = Table("task", "role", "metric", "filter", "full mark", "documents", "groups", "by",
-                 title=f"{done.study}: how the logs were read")  # fmt: skip
-    again = Table("task", "graded again by", "logged", "strict", "lenient", "strict differs",
-                  title="scores of all stages, per cent")  # fmt: skip
+    read = Table(title=f"{done.study}: how the logs were read")
+    for name in ("task", "metric", "filter", "full mark", "documents", "groups by"):
+        read.add_column(name, overflow="fold")
+    again = Table(title="scores of all stages, per cent")
+    for name in ("task", "logged", "strict", "lenient", "strict differs", "graded again by"):
+        again.add_column(name, overflow="fold")
     for task in done.tasks:
         read.add_row(
-            Text(task.task), task.role, Text(_chosen(task.metric, task.other_metrics)),
+            Text(task.task), Text(_chosen(task.metric, task.other_metrics)),
             Text(_chosen(task.filter, task.other_filters)), f"{task.full_mark:g}",
-            f"{task.n_documents:,}", f"{task.n_groups:,}", Text(task.grouped_by),
+            f"{task.n_documents:,}", Text(f"{task.n_groups:,} {task.grouped_by}"),
         )  # fmt: skip
         again.add_row(
-            Text(task.task), Text(task.graded_by or f"not: {task.why_not}"), percent(task.logged),
+            Text(task.task), percent(task.logged),
             percent(task.again.get("strict", math.nan)),
             percent(task.again.get("lenient", math.nan)),
             percent(task.differ.get("strict", math.nan)),
+            Text(task.graded_by or f"not: {task.why_not}"),
         )  # fmt: skip
     notes = [Text(note, style="yellow") for note in _shown([*done.notes, *own_figures(done)])]
     return Group(read, again, *notes)

@@ -64,7 +64,9 @@ def read_names(
     home: str, folders: Sequence[LogFolder]
 ) -> tuple[list[NamedStage], list[str], list[Problem]]:
     """(stages with the base first, notes, problems). `home`: the name of the imported folder."""
-    parts = _without_shared([_parts(folder.name) for folder in folders])
+    shared, parts = _without_shared([_parts(folder.name) for folder in folders])
+    # Where no name says more, all stages are of one strategy, called as what they share.
+    home = shared or home
     stages: list[NamedStage] = []
     chains: list[_Chain] = []
     unread: list[LogFolder] = []
@@ -126,17 +128,15 @@ def _parts(name: str) -> list[str]:
     return [word for word in words if word not in ("", ".", "..")]
 
 
-def _without_shared(parts: Sequence[list[str]]) -> list[list[str]]:
-    """What all have in common at the beginning says nothing of a stage."""
-    if len(parts) < 2:
-        return list(parts)
+def _without_shared(parts: Sequence[list[str]]) -> tuple[str, list[list[str]]]:
+    """(the last word that all begin with, the words after those): they say nothing of a stage."""
     shared = 0
     while all(len(words) > shared + 1 for words in parts) and (
         len({words[shared] for words in parts}) == 1
     ):
         shared += 1
-    # `llm/base` and `llm/1_count` share the strategy: keep the word next to the stage.
-    return [words[max(0, shared - 1) :] for words in parts]
+    last = parts[0][shared - 1] if shared and len(parts) > 1 else ""
+    return last, [words[shared if len(parts) > 1 else 0 :] for words in parts]
 
 
 def _chain(home: str, words: Sequence[str], folder: LogFolder) -> _Chain | None:
