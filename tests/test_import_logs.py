@@ -239,6 +239,33 @@ def test_strict_match_is_the_filter_unless_another_is_named(tmp_path: Path) -> N
     )
 
 
+def test_rows_without_the_filters_name(tmp_path: Path) -> None:
+    """lm-eval 0.4.5 and 0.4.6 write one block of rows per filter and name none."""
+    logs = tmp_path / "logs"
+    for name, scores in NAMES.items():
+        strict, flexible = lm_rows(scores), lm_rows([1] * 8)
+        rows = [
+            {k: v for k, v in row.items() if k not in ("filter", "metrics")}
+            for row in (*strict, *flexible)
+        ]
+        figures = {"exact_match,strict-match": np.mean(scores), "exact_match,flexible-extract": 1.0}
+        write_lm(logs / name, {"gsm8k": rows}, results={"gsm8k": figures}, lm_eval_version=None)
+    (task,) = bring(logs).tasks
+    assert (task.filter, task.other_filters, task.evaluator) == (
+        "strict-match",
+        ("flexible-extract",),
+        "lm-eval ?",
+    )
+    np.testing.assert_array_equal(
+        scores_of(logs).benchmarks["gsm8k"].values["logged"], np.array([BASE, TUNED]).T
+    )
+    edit(sample_file(logs, "base", "gsm8k"), lambda rows: rows[8:] + rows[:8])
+    with pytest.raises(
+        UserError, match="those taken for 'strict-match' do not give the results file's figure"
+    ):
+        bring(logs)
+
+
 def test_values_as_objects_and_as_texts(tmp_path: Path) -> None:
     logs = tmp_path / "logs"
     for name, scores in NAMES.items():
@@ -531,7 +558,7 @@ def test_a_difference_can_be_answered_for(tmp_path: Path) -> None:
         ({"scales": {"cont": 1}}, ["scales.cont: no such task in the logs; did you mean 'count'?"]),
         ({"metrics": {"count": "bleu"}}, ["metrics.count: no score per document called 'bleu'; the log has exact_match"]),
         ({"filters": {"count": "strict"}}, ["filters.count: no filter 'strict' in the log; it has 'none'"]),
-        ({"accept": ["everything"]}, ["accept[0]: got 'everything', expected 'version', 'engine' or 'settings'"]),
+        ({"accept": ["everything"]}, ["accept[0]: got 'everything', expected 'version', 'engine', 'settings' or 'pictures'"]),
     ],
 )  # fmt: skip
 def test_mistakes_in_a_map(tmp_path: Path, change: dict[str, Any], messages: Sequence[str]) -> None:

@@ -35,7 +35,7 @@ from harness.interop.logs.names import NamedStage, nearest
 from harness.manifest import Name, problem_of, read_yaml
 from harness.types import BASE
 
-Difference = Literal["version", "engine", "settings"]
+Difference = Literal["version", "engine", "settings", "pictures"]
 Metrics = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
 
 

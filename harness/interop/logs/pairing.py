@@ -12,7 +12,6 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from harness.errors import Problem
@@ -99,7 +98,7 @@ class Reader:
         measures: list[Measure] = []
 
         def first(results: TaskResults, run: Run) -> Measure:
-            measure = choose(task, results, _peek(run, task), self._wanted)
+            measure = choose(task, results, _peek(run, task, results), self._wanted)
             if isinstance(measure, Problem):
                 raise _UndecidedError(measure)
             measures[:] = [measure]
@@ -223,12 +222,21 @@ class Reader:
         )
         both = [(i, place[doc]) for i, doc in enumerate(mine.ids) if doc in place]
         for what, ours, its in (
-            ("other targets (gold answers) than the base: {docs}", mine.targets, theirs.targets),
-            ("other prompts than the base: {docs}", mine.prompts, theirs.prompts),
-            ("other pictures than the base: {docs}", mine.images, theirs.images),
+            ("targets (gold answers)", mine.targets, theirs.targets),
+            ("prompts", mine.prompts, theirs.prompts),
+            ("pictures", mine.images, theirs.images),
         ):
             changed = [mine.ids[i] for i, j in both if ours[i] and its[j] and ours[i] != its[j]]
-            self._add(task, other.stage, what, changed)
+            text = f"other {what} than the base: {{docs}}"
+            if changed and what in self._accept:
+                where = f"{other.stage.label}, {task}: {text}"
+                self.notes.append(where.format(docs=documents_named(changed)) + " (accepted)")
+            elif what == "pictures":
+                # Some logs hash pictures as they were encoded anew, which may differ by library.
+                text += ". Cure: score both on the same data, or `accept: [pictures]` in a map"
+                self._add(task, other.stage, text, changed)
+            else:
+                self._add(task, other.stage, text, changed)
         order = [j for _, j in both]
         answers = Answers(
             ids=mine.ids,
@@ -291,8 +299,17 @@ def _cut(text: str) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _peek(run: Run, task: str) -> list[LogRow]:
-    rows = list(islice(read_rows(run.samples[task]), PEEK))
+def _peek(run: Run, task: str, facts: TaskResults) -> list[LogRow]:
+    """The first rows, and the first of every filter that comes later (block after block)."""
+    rows: list[LogRow] = []
+    found: set[str] = set()
+    wanted = len(facts.filters())
+    for row in read_rows(run.samples[task], facts.filters()):
+        if len(rows) < PEEK or row.filter not in found:
+            rows.append(row)
+            found.add(row.filter)
+        elif len(found) >= wanted:
+            break
     if not rows:
         raise BrokenLogError("its sample file is empty")
     return rows
@@ -306,7 +323,9 @@ def _read(
     seen: dict[str, None] = {}
     twice: list[str] = []
     others: dict[str, None] = {}
-    for row in read_rows(run.samples[task]):
+    unnamed = False
+    for row in read_rows(run.samples[task], facts.filters()):
+        unnamed |= "filter" not in row.raw
         if row.filter != measure.filter:
             others[row.filter] = None
             continue
@@ -335,7 +354,20 @@ def _read(
     if facts.n_documents is not None and len(seen) < facts.n_documents:
         n = f"{len(seen):,} of {facts.n_documents:,} documents"
         raise BrokenLogError(f"holds {n} that its results file counts: it is cut off")
+    if unnamed and len(facts.filters()) > 1:
+        _check_order(answers, measure, facts)
     return answers
+
+
+def _check_order(answers: Answers, measure: Measure, facts: TaskResults) -> None:
+    """Rows without a filter's name were told apart by their order: the mean must say so too."""
+    known = [score for score in answers.scores if not math.isnan(score)]
+    own = measure.aggregate(facts)
+    if known and not math.isnan(own) and abs(sum(known) / len(known) - own) > 1e-6:
+        raise BrokenLogError(
+            f"its rows do not name their filter, and those taken for {measure.filter!r} do not "
+            "give the results file's figure"
+        )
 
 
 def _keep(answers: Answers, row: LogRow, score: float) -> None:

@@ -48,6 +48,10 @@ class TaskResults:
     settings: Mapping[str, str] = field(default_factory=dict)
     """What prompts and scores depend on, as text."""
 
+    def filters(self) -> tuple[str, ...]:
+        """The task's filters, in the order in which the evaluator applied them."""
+        return tuple(dict.fromkeys(name for _, name in self.aggregates))
+
 
 @dataclass(frozen=True, slots=True)
 class Results:

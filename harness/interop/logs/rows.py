@@ -7,7 +7,7 @@ Both programs write one JSON object a line, with the same words for most things:
     prompt_hash, input, arguments    what was asked (each version writes another of them)
     filtered_resps, resps            the answer after and before the filter; `resps` is absent where
                                      it is equal (lmms-eval from 0.5 on)
-    filter                           lm-eval writes a row per document and filter
+    filter                           lm-eval: a row per document and filter (named from 0.4.7 on)
     <metric>                         the document's score: a number, or an object with `score`
 
 Lines are read one by one, and of each only what a study needs is kept: never pictures or requests.
@@ -21,7 +21,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,9 @@ MAX_QUESTION = 4_000
 NO_FILTER = "none"
 _QUESTION_KEYS = ("question", "query", "problem", "input", "sentence", "goal")
 _IMAGE_HASH = re.compile(r"(?:image|img|picture)?_?(?:sha256|sha1|md5|hash)", re.IGNORECASE)
+_IMAGE_NAME = re.compile(r"(?:image|img|picture|photo)s?_?\d*", re.IGNORECASE)
+# lm-eval writes pictures as hashes (from 0.4.9 on).
+_HASH = re.compile(r"[0-9a-f]{32,128}")
 # Shorter texts are file names, which two data sets may share.
 _SHORTEST_IMAGE = 60
 _BYTES_TEXT = re.compile(r"b['\"](?:\\x[0-9a-f]{2}|\\n|GIF8|RIFF)")
@@ -48,6 +51,7 @@ class LogRow:
     line: int
     doc_id: str
     filter: str
+    """`none` where there is no filter, or where its name could not be told."""
     raw: Mapping[str, Any]
     """The whole object. Not kept."""
 
@@ -125,21 +129,29 @@ class LogRow:
         return text.strip() if isinstance(text, str) else ""
 
 
-def read_rows(file: Path) -> Iterator[LogRow]:
+def read_rows(file: Path, filters: Sequence[str] = ()) -> Iterator[LogRow]:
     """The rows of a sample file, one at a time.
 
+    `filters`: the task's filters in the results file's order. Rows that do not name theirs come
+    filter by filter in that order, so the n-th row of a document is of the n-th filter.
     Raises BrokenLogError with the line at the first that cannot be read: a log that ends in the
     middle of a line was cut off, and nothing is known of what is missing.
     """
     try:
         with file.open("rb") as stream:
             number = 0
+            seen: dict[str, int] = {}
             while line := stream.readline(MAX_LINE + 1):
                 number += 1
                 if len(line) > MAX_LINE:
                     raise BrokenLogError(f"line {number}: longer than {MAX_LINE:,} bytes")
-                if not line.isspace():
-                    yield _row(line, number)
+                if line.isspace():
+                    continue
+                row = _row(line, number)
+                if filters and "filter" not in row.raw:
+                    place = seen[row.doc_id] = seen.get(row.doc_id, -1) + 1
+                    row = replace(row, filter=filters[min(place, len(filters) - 1)])
+                yield row
     except OSError as error:
         raise BrokenLogError(f"cannot be read: {error.strerror or error}") from None
 
@@ -234,7 +246,7 @@ def _likelihoods(filtered: object) -> list[float]:
 
 
 def _images(value: object, name: str = "", depth: int = 3) -> Iterator[str]:
-    """What stands for a picture: its bytes as text, a data address, or a column with its hash.
+    """What stands for a picture: its bytes or their hash, a data address, a column of hashes.
 
     A text such as `<PIL.Image ... at 0x7f>` says nothing of the picture and is passed over.
     """
@@ -242,7 +254,9 @@ def _images(value: object, name: str = "", depth: int = 3) -> Iterator[str]:
         if name == "bytes" or value.startswith("data:image/") or _BYTES_TEXT.match(value):
             if len(value) >= _SHORTEST_IMAGE:
                 yield value
-        elif _IMAGE_HASH.fullmatch(name) and value:
+        elif value and (
+            _IMAGE_HASH.fullmatch(name) or (_IMAGE_NAME.fullmatch(name) and _HASH.fullmatch(value))
+        ):
             yield value
     elif isinstance(value, dict) and depth:
         for key, item in value.items():
