@@ -31,7 +31,11 @@ def compare(
     ] = "checkpoints.yaml",
     results: Annotated[Path | None, typer.Option(help="Results folder.")] = None,
     scorer: Annotated[
-        str, typer.Option(help="Scorer to judge by.", show_default="strict; logged for logs")
+        str,
+        typer.Option(
+            help="Scorer to judge by. [default: strict; logged for imported logs]",
+            show_default=False,
+        ),
     ] = "",
     baseline: Annotated[
         str | None, typer.Option(help="Strategy that the others are compared with.")

@@ -47,7 +47,11 @@ def study(
     ] = "checkpoints.yaml",
     results: Annotated[Path | None, typer.Option(help="Results folder.")] = None,
     scorer: Annotated[
-        str, typer.Option(help="Scorer to judge by.", show_default="strict; logged for logs")
+        str,
+        typer.Option(
+            help="Scorer to judge by. [default: strict; logged for imported logs]",
+            show_default=False,
+        ),
     ] = "",
     level: Annotated[float, typer.Option(help="Confidence of intervals.")] = 0.95,
     json_: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,

@@ -62,7 +62,11 @@ def gate(
         ),
     ] = None,
     scorer: Annotated[
-        str, typer.Option(help="Scorer to judge by.", show_default="strict; logged for logs")
+        str,
+        typer.Option(
+            help="Scorer to judge by. [default: strict; logged for imported logs]",
+            show_default=False,
+        ),
     ] = "",
     level: Annotated[float, typer.Option(help="Confidence of each verdict.")] = 0.95,
     max_dropped: Annotated[

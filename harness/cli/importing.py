@@ -36,7 +36,10 @@ def import_file(
         ),
     ],
     study: Annotated[
-        str, typer.Option(help="Name of the study to make.", show_default="the file's or folder's")
+        str,
+        typer.Option(
+            help="Name of the study to make. [default: the file's or folder's]", show_default=False
+        ),
     ] = "",
     results: Annotated[Path, typer.Option(help="Folder of all studies.")] = Path("results"),
     base_model: Annotated[

@@ -28,7 +28,11 @@ def leaderboard(
         typer.Option("--format", help="csv, md, json or tex; default: what the name of -o says."),
     ] = None,
     scorer: Annotated[
-        str, typer.Option(help="Scorer to judge by.", show_default="strict; logged for logs")
+        str,
+        typer.Option(
+            help="Scorer to judge by. [default: strict; logged for imported logs]",
+            show_default=False,
+        ),
     ] = "",
     level: Annotated[float, typer.Option(help="Confidence of intervals and ties.")] = 0.95,
     margin: Annotated[float, typer.Option(help="Points that count as retained.")] = 1.0,

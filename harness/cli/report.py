@@ -44,7 +44,11 @@ def report(
     ] = None,
     results: Annotated[Path | None, typer.Option(help="Results folder.")] = None,
     scorer: Annotated[
-        str, typer.Option(help="Scorer to judge by.", show_default="strict; logged for logs")
+        str,
+        typer.Option(
+            help="Scorer to judge by. [default: strict; logged for imported logs]",
+            show_default=False,
+        ),
     ] = "",
     margin: Annotated[float, typer.Option(help="Loss that counts as retained (points).")] = 1.0,
     level: Annotated[float, typer.Option(help="Confidence of intervals.")] = 0.95,

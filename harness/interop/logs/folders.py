@@ -13,7 +13,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from harness.errors import Problem, ResultsError
@@ -61,6 +61,13 @@ class LogFolder:
         return {task for run in self.runs for task in run.samples}
 
 
+def one_model(folders: Sequence[LogFolder]) -> bool:
+    """Whether several log folders can be one model's: called alike, or with no task in common."""
+    names = {PurePosixPath(log.name).name for log in folders}
+    tasks = [task for log in folders for task in log.tasks()]
+    return len(names) <= 1 or len(set(tasks)) == len(tasks)
+
+
 def find_folders(folder: Path) -> tuple[list[LogFolder], list[str]]:
     """(log folders by name, what was passed over, in words).
 
@@ -78,8 +85,9 @@ def find_folders(folder: Path) -> tuple[list[LogFolder], list[str]]:
             continue
         file = place / name
         if not file.resolve().is_relative_to(home):
-            shown = file.relative_to(folder).as_posix()
-            problems.append(Problem(shown, "is a link out of the folder. Cure: copy the file"))
+            problems.append(
+                Problem(_shown(file, folder), "is a link out of the folder. Cure: copy the file")
+            )
             continue
         program, match = kind
         task = match.groupdict().get("task") or ""
@@ -93,7 +101,7 @@ def find_folders(folder: Path) -> tuple[list[LogFolder], list[str]]:
             " or lmms-eval's <date>_results.json and <date>_samples_<task>.jsonl",
         )
     folders = [
-        LogFolder(place, place.relative_to(folder).as_posix(), program, _runs(dates))
+        LogFolder(place, _shown(place, folder), program, _runs(dates))
         for (place, program), dates in sorted(found.items())
     ]
     return _with_samples(folder, folders, notes), notes
@@ -119,6 +127,20 @@ def _with_samples(folder: Path, found: Sequence[LogFolder], notes: list[str]) ->
     return useful
 
 
+def _shown(path: Path, folder: Path) -> str:
+    """The path below `folder`, in letters that can be written anywhere."""
+    return printable(path.relative_to(folder).as_posix())
+
+
+def printable(text: str) -> str:
+    """Text of a stranger without characters that steer a terminal.
+
+    >>> printable("a\x1b[31mb")
+    'a?[31mb'
+    """
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
 def _runs(dates: dict[str, dict[str, Path]]) -> tuple[Run, ...]:
     runs = [
         Run(date, files.get(""), {task: file for task, file in files.items() if task})
@@ -136,8 +158,7 @@ def _files(folder: Path, home: Path, notes: list[str]) -> Iterator[tuple[Path, s
         for name in sorted(below):
             link = place / name
             if link.is_symlink() and not link.resolve().is_relative_to(home):
-                shown = link.relative_to(folder).as_posix()
-                notes.append(f"{shown}: a link out of the folder: passed over")
+                notes.append(f"{_shown(link, folder)}: a link out of the folder: passed over")
         below[:] = sorted(n for n in below if not n.startswith(".")) if depth < MAX_DEPTH else []
         for name in sorted(names):
             count += 1

@@ -29,7 +29,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from harness.errors import Problem, ResultsError, did_you_mean
-from harness.interop.logs.folders import LogFolder
+from harness.interop.logs.folders import LogFolder, one_model
 from harness.interop.logs.metrics import Wanted
 from harness.interop.logs.names import NamedStage, nearest
 from harness.manifest import Name, problem_of, read_yaml
@@ -185,8 +185,7 @@ def _folder_problems(found: LogMap, home: Path, folders: Sequence[LogFolder]) ->
         if not logs:
             what = "no logs in" if (home / path).is_dir() else "no folder"
             yield Problem(place, f"{what} {path[:80]!r}{nearest(path, folders)}")
-        models = {PurePosixPath(log.name).name for log in logs}
-        if len(models) > 1:
+        if not one_model(logs):
             names = ", ".join(log.name for log in logs)
             yield Problem(place, f"holds the logs of several models: {names}. Cure: name one")
 

@@ -9,12 +9,13 @@ Whatever is read is shown before it is used; what cannot be read is a question t
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from harness.errors import Problem, did_you_mean
-from harness.interop.logs.folders import LogFolder
+from harness.interop.logs.folders import LogFolder, one_model
 from harness.types import BASE
 
 CHAIN = "_then_"
@@ -41,6 +42,11 @@ class NamedStage:
     trained_on: str | None
     folders: tuple[LogFolder, ...]
     """Where its logs are; the newest run wins."""
+
+    @property
+    def path(self) -> str:
+        """The folder that holds all its logs."""
+        return posixpath.commonpath([log.name for log in self.folders])
 
     @property
     def label(self) -> str:
@@ -82,6 +88,7 @@ def read_names(
     notes: list[str] = []
     latest, problems = _latest_steps(chains, notes)
     stages += _chained(latest, notes)
+    stages = _merged(stages)
     bases = [stage for stage in stages if stage.stage == 0]
     if not bases and len(unread) == 1 and stages:
         notes.append(f"{unread[0].name}: taken for the base, because its name names no stage")
@@ -226,12 +233,24 @@ def _chained(chains: Sequence[_Chain], notes: list[str]) -> list[NamedStage]:
     return stages
 
 
+def _merged(stages: Sequence[NamedStage]) -> list[NamedStage]:
+    """Folders of one stage put together, where they can be one model's."""
+    found: dict[tuple[str, str, int], list[NamedStage]] = {}
+    for stage in stages:
+        found.setdefault((stage.strategy, stage.run, stage.stage), []).append(stage)
+    merged: list[NamedStage] = []
+    for same in found.values():
+        folders = tuple(log for stage in same for log in stage.folders)
+        merged += [replace(same[0], folders=folders)] if one_model(folders) else same
+    return merged
+
+
 def _questions(
     bases: Sequence[NamedStage], unread: Sequence[LogFolder], stages: Sequence[NamedStage]
 ) -> list[Problem]:
     problems = [Problem(folder.name, "which stage of what is it?") for folder in unread]
     if len(bases) > 1:
-        names = ", ".join(stage.folders[0].name for stage in bases)
+        names = ", ".join(stage.path for stage in bases)
         problems.insert(0, Problem("base", f"several folders could be it: {names}"))
     elif not bases:
         text = "no folder is called so; which one holds the logs of the model before tuning?"
@@ -249,7 +268,7 @@ def _twice(stages: Sequence[NamedStage]) -> list[Problem]:
     for stage in stages:
         first = seen.setdefault((stage.strategy, stage.run, stage.stage), stage)
         if first is not stage:
-            one, other = (s.folders[0].name for s in (first, stage))
+            one, other = (s.path for s in (first, stage))
             problems.append(Problem(other, f"is {stage.label} like {one}. Cure: a map, with --map"))
     return problems
 

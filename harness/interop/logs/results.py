@@ -25,6 +25,8 @@ _CONFIG_KEYS = (
     "repeats", "filter_list", "lmms_eval_specific_kwargs", "model_specific_prompt_kwargs",
 )  # fmt: skip
 _RUN_KEYS = ("system_instruction_sha", "chat_template_sha", "fewshot_as_multiturn")
+# The same of a run's own options.
+_OPTION_KEYS = ("model_dtype", "gen_kwargs", "fewshot_seed")
 # Functions are written with their place in memory, which changes from run to run.
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _SHOWN = 60
@@ -115,6 +117,8 @@ def _task(record: Mapping[str, Any], task: str, values: Mapping[str, Any]) -> Ta
     shots = _mapping(record.get("n-shot")).get(task)
     settings = {key: config[key] for key in _CONFIG_KEYS if key in config}
     settings |= {key: record[key] for key in _RUN_KEYS if record.get(key) is not None}
+    options = _mapping(record.get("config"))
+    settings |= {key: options[key] for key in _OPTION_KEYS if options.get(key) is not None}
     if shots is not None:
         settings["num_fewshot"] = shots
     return TaskResults(
@@ -122,7 +126,7 @@ def _task(record: Mapping[str, Any], task: str, values: Mapping[str, Any]) -> Ta
         lower_is_better=frozenset(str(name) for name, better in higher.items() if better is False),
         n_documents=effective if type(effective) is int and effective >= 0 else None,
         version=_short(_mapping(record.get("versions")).get(task, "?")),
-        settings={key: _canonical(value) for key, value in settings.items()},
+        settings={key: canonical(value) for key, value in settings.items()},
     )
 
 
@@ -144,8 +148,13 @@ def _aggregates(values: Mapping[str, Any]) -> dict[tuple[str, str], float]:
     return found
 
 
-def _canonical(value: object) -> str:
-    return _ADDRESS.sub("", json.dumps(value, sort_keys=True, ensure_ascii=False, default=str))
+def canonical(value: object) -> str:
+    """A JSON value as text, the same for equal values; without places in memory."""
+    try:
+        text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    except (RecursionError, ValueError):
+        text = "nested too deeply to be compared"
+    return _ADDRESS.sub("", text)
 
 
 def _short(value: object) -> str:

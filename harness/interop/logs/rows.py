@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.interop.logs.results import BrokenLogError
+from harness.interop.logs.results import BrokenLogError, canonical
 
 # A line holds one document; one that is larger is a mistake or an attack.
 MAX_LINE = 64_000_000
@@ -58,7 +58,7 @@ class LogRow:
     def target(self) -> str:
         """The gold answer as the log writes it."""
         value = self.raw.get("target")
-        return value if isinstance(value, str) else json.dumps(value, default=str)
+        return value if isinstance(value, str) else canonical(value)
 
     def doc(self) -> Mapping[str, Any] | None:
         """The document's columns; None where the log has none."""
@@ -85,7 +85,7 @@ class LogRow:
             # `prompt_hash` is the SHA-256 of just this text.
             return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32].encode()
         said = self.raw.get("input")
-        return None if said is None else _digest(json.dumps(said, sort_keys=True, default=str))
+        return None if said is None else _digest(canonical(said))
 
     def image_digest(self) -> Digest | None:
         """Equal for equal pictures; None where the log says nothing of them."""

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from harness.errors import Problem, ResultsError
-from harness.interop.logs.folders import find_folders
+from harness.interop.logs.folders import find_folders, printable
 from harness.interop.logs.mapping import LogMap, mapped_stages, read_map
 from harness.interop.logs.metrics import Wanted
 from harness.interop.logs.names import NamedStage, read_names, rename_skills
@@ -58,12 +58,12 @@ class Plan:
         """The plan as the values of a map.yaml."""
         strategies: dict[str, dict[str, list[dict[str, str]]]] = {}
         for stage in self.stages[1:]:
-            step = {"path": stage.folders[0].name, "name": stage.name}
+            step = {"path": stage.path, "name": stage.name}
             if stage.trained_on in self.roles:
                 step["trained_on"] = str(stage.trained_on)
             strategies.setdefault(stage.strategy, {}).setdefault(stage.run, []).append(step)
         return {
-            "base": self.stages[0].folders[0].name,
+            "base": self.stages[0].path,
             "strategies": {
                 name: next(iter(runs.values()))
                 if list(runs) == ["0"]
@@ -141,7 +141,7 @@ def look(folder: Path, map_file: Path | None = None) -> Plan:
         stages = rename_skills(stages, tasks, same)
     problems += _name_problems(stages, tasks)
     if problems:
-        raise ResultsError(str(folder), problems)
+        raise ResultsError(str(folder), _first(problems))
     roles = _roles(found, stages, tasks)
     return Plan(
         home=folder,
@@ -178,7 +178,7 @@ def import_logs(plan: Plan, study: str, results: Path, *, replace: bool = False)
     if reader.problems:
         raise ResultsError(str(plan.home), _first(reader.problems))
     rows = table.rows()
-    notes = (*plan.notes, *reader.notes)
+    notes = (*plan.notes, *map(printable, reader.notes))
     facts = {
         "schema": SCHEMA_VERSION,
         "kind": KIND,
@@ -243,7 +243,8 @@ def _roles(
 
 
 def _first(problems: Sequence[Problem]) -> list[Problem]:
-    unique = list(dict.fromkeys(problems))
+    shown = (Problem(printable(problem.place), printable(problem.text)) for problem in problems)
+    unique = list(dict.fromkeys(shown))
     if len(unique) <= SHOWN_PROBLEMS:
         return unique
     more = len(unique) - SHOWN_PROBLEMS
