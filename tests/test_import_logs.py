@@ -68,6 +68,101 @@ def sample_file(folder: Path, stage: str, task: str) -> Path:
     return next((folder / stage).glob(f"*samples_{task}*"))
 
 
+# --- logs that the real programs wrote (see tests/make_log_fixtures.py) ----------------------------
+
+FIXTURES = Path(__file__).parent / "fixtures" / "logs"
+MICRO = ("micro_species", "micro_count", "micro_choice", "micro_color")
+# folder -> (folders of the base and the stages, tasks with the metric and filter of their scores)
+REAL: dict[str, tuple[tuple[str, ...], dict[str, tuple[str, str | None]]]] = {
+    "lm_eval": (
+        ("checkpoints__base", "checkpoints__llm__seed0__1_species", "checkpoints__llm__seed0__2_count"),
+        dict.fromkeys(MICRO, ("exact_match", "none")),
+    ),
+    "lmms_eval": (
+        ("checkpoints__base", "seed0__1_species", "seed0__2_count"),
+        dict.fromkeys(MICRO, ("exact_match", None)),
+    ),
+    "lm_eval_text": (
+        ("text__0", "text__1", "text__2"),
+        {"words_choice": ("acc", "none"), "words_number": ("exact_match", "strict-match")},
+    ),
+}  # fmt: skip
+
+
+def raw_scores(name: str, task: str) -> list[dict[int, float]]:
+    """[base, stage 1, stage 2] -> document -> score, read from the files with json alone."""
+    folders, tasks = REAL[name]
+    metric, wanted = tasks[task]
+    found = []
+    for folder in folders:
+        (file,) = (FIXTURES / name / folder).glob(f"*samples_{task}*")
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        found.append({r["doc_id"]: float(r[metric]) for r in rows if r.get("filter") == wanted})
+    return found
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_deltas_are_those_of_the_raw_files(tmp_path: Path, name: str) -> None:
+    file = None
+    if name == "lm_eval_text":
+        file = tmp_path / "map.yaml"
+        steps = [{"path": "text__1"}, {"path": "text__2"}]
+        file.write_text(yaml.safe_dump({"base": "text__0", "strategies": {"s": steps}}))
+    done = import_logs(look(FIXTURES / name, file), "mine", tmp_path / "results")
+    assert {task.evaluator for task in done.tasks} == {
+        "lmms-eval ?" if name == "lmms_eval" else "lm-eval 0.4.13"
+    }
+    scores = read_scores(tmp_path / "results" / "mine")
+    deltas = judge(scores, JudgeOptions()).deltas
+    for task in REAL[name][1]:
+        base, *stages = raw_scores(name, task)
+        for number, stage in enumerate(stages, start=1):
+            row = deltas[
+                (deltas.benchmark == task)
+                & (deltas.contrast == "base_to_stage")
+                & (deltas.to_stage == number)
+            ]
+            assert len(row) == 1
+            expected = 100 * (np.mean(list(stage.values())) - np.mean(list(base.values())))
+            assert row.iloc[0].delta_pp == pytest.approx(expected, abs=1e-9), (task, number)
+            assert row.iloc[0].n_samples == len(base)
+
+
+def test_real_logs_say_their_stages_by_name() -> None:
+    plan = look(FIXTURES / "lm_eval")
+    assert [(s.strategy, s.stage, s.trained_on) for s in plan.stages] == [
+        ("base", 0, None),
+        ("llm", 1, "micro_species"),
+        ("llm", 2, "micro_count"),
+    ]
+    assert [task for task, role in plan.roles.items() if role == "target"] == list(MICRO[:2])
+
+
+def test_our_scorers_agree_with_the_real_logs(tmp_path: Path) -> None:
+    """lm-eval's exact match and our strict score of the same responses."""
+    done = import_logs(look(FIXTURES / "lm_eval"), "mine", tmp_path)
+    for task in done.tasks:
+        assert task.graded_by == task.task
+        assert task.differ["strict"] == 0
+        assert task.again["lenient"] >= task.again["strict"] == pytest.approx(task.logged)
+        assert (task.grouped_by, task.n_documents) == ("picture", 12)
+
+
+def test_lmms_eval_logs_no_documents(tmp_path: Path) -> None:
+    done = import_logs(look(FIXTURES / "lmms_eval"), "mine", tmp_path)
+    assert {task.why_not for task in done.tasks} == {"the log has no documents"}
+    assert {task.grouped_by for task in done.tasks} == {"picture"}
+
+
+def test_both_programs_on_one_study_agree(tmp_path: Path) -> None:
+    for name in ("lm_eval", "lmms_eval"):
+        import_logs(look(FIXTURES / name), name, tmp_path)
+    one, other = (read_scores(tmp_path / name) for name in ("lm_eval", "lmms_eval"))
+    for task in MICRO:
+        equal = one.benchmarks[task].values["logged"] == other.benchmarks[task].values["logged"]
+        assert equal.mean() > 0.9, task
+
+
 # --- what is read --------------------------------------------------------------------------------
 
 
@@ -367,6 +462,63 @@ def test_pictures_are_told_apart_by_their_bytes(tmp_path: Path) -> None:
         bring(logs)
 
 
+GOLDEN = Path(__file__).parent / "golden"
+# What lmms-eval writes in a metric's place is an object with `score` in some tasks.
+AS_OBJECTS = ("mme", "pope", "ocrbench", "seedbench", "mmstar")
+
+
+def golden_rows(file: Path) -> list[dict[str, Any]]:
+    """A golden table (what lmms-eval gave for an answer) as rows of an lmms-eval 0.3 log."""
+    rows = []
+    for i, line in enumerate(file.read_text(encoding="utf-8").splitlines()):
+        item = json.loads(line)
+        value = item["score"]
+        if value is None or item["metric"] == "gpt_eval_score":
+            continue
+        if file.stem in AS_OBJECTS:
+            value = {"question_id": i, "score": value}
+        if item["metric"] == "mmmu_acc":
+            value = {
+                "id": i,
+                "question_type": item["sample"]["question_type"],
+                "answer": item["sample"]["answer"],
+                "parsed_pred": [item["parsed"]],
+            }
+        rows.append(
+            {
+                "doc_id": i,
+                "doc": item["sample"],
+                "target": str(item["sample"].get("answer")),
+                "resps": [[item["response"]]],
+                "filtered_resps": [item["response"]],
+                "input": item["sample"].get("question", ""),
+                item["metric"]: value,
+            }
+        )
+    return rows
+
+
+def test_every_benchmark_of_lmms_eval_is_graded_again(tmp_path: Path) -> None:
+    files = [f for f in GOLDEN.glob("[a-z]*.jsonl") if not f.stem.endswith("_lmmcl")]
+    tasks = {file.stem: rows for file in files if (rows := golden_rows(file))}
+    assert len(tasks) > 20
+    for name in NAMES:
+        write_lmms(tmp_path / "logs" / name, tasks, lmms_eval_version=None)
+    done = {task.task: task for task in bring(tmp_path / "logs").tasks}
+    assert {name: task.why_not for name, task in done.items() if task.why_not} == {}
+    for file in files:
+        if file.stem not in done:
+            continue
+        items = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        wanted = set(done[file.stem].metric.split("+"))
+        given = [
+            item["score"]
+            for item in items
+            if item["score"] is not None and item["metric"] in wanted
+        ]
+        assert done[file.stem].logged == pytest.approx(np.mean(given), abs=1e-9), file.stem
+
+
 # --- several runs --------------------------------------------------------------------------------
 
 
@@ -581,6 +733,13 @@ def test_hostile_names(tmp_path: Path) -> None:
     logs = write_study(tmp_path / "logs")
     write_lm(logs / "base", {"=cmd()": lm_rows(BASE)})
     assert "task '=cmd()': got '=cmd()', expected a plain name" in refusal(logs)
+
+
+def test_names_do_not_steer_the_terminal(tmp_path: Path) -> None:
+    logs = write_study(tmp_path / "logs")
+    write_lm(logs / "x\x1b[31m", {"count": lm_rows(BASE)})
+    write_lm(logs / "y", {"count": lm_rows(BASE)})
+    assert "x?[31m: which stage of what is it?" in refusal(logs)
 
 
 def test_a_linked_folder_is_not_followed(tmp_path: Path) -> None:

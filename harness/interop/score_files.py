@@ -7,6 +7,10 @@ response, gold, scorer) into `results/<study>/`:
     study.json        {"schema": 1, "kind": "imported", "study": ..., "source": ..., ...}
     imported.parquet  the rows, one row group per benchmark, names as dictionary columns
 
+The logs of other evaluators (`harness.interop.logs`) are kept in the same way; their study.json has
+three more keys: `scorer` (whose scores the study is judged by), `settings` (benchmark -> how its
+numbers were made) and `notes`.
+
 Everything downstream reads it through `read_imported`. The words (question, response, gold) stay
 on the disk until a report shows them.
 """

@@ -74,9 +74,11 @@ def read_results(file: Path, program: Program) -> Results:
         raise BrokenLogError("no object `results` in it")
     key = "lm_eval_version" if program == "lm-eval" else "lmms_eval_version"
     version = record.get(key)
+    # lmms-eval knows its version only where it runs from a git checkout.
+    known = bool(version) and "unknown" not in str(version)
     engine = record.get("model_source") or _mapping(record.get("config")).get("model")
     return Results(
-        evaluator=f"{program} {_short(version) if version else '?'}",
+        evaluator=f"{program} {_short(version) if known else '?'}",
         engine=str(engine) if isinstance(engine, str) else "",
         tasks={
             str(task): _task(record, str(task), values)

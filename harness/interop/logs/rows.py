@@ -89,9 +89,18 @@ class LogRow:
 
     def image_digest(self) -> Digest | None:
         """Equal for equal pictures; None where the log says nothing of them."""
-        doc = self.doc()
-        found = list(_images(doc)) if doc else []
+        found = list(_images(self.doc() or {})) or list(_images({"image": self._visual()}))
         return _digest("\n".join(found)) if found else None
+
+    def _visual(self) -> object:
+        """The pictures of the first request: hashes in lm-eval, data addresses in lmms-eval 0.7."""
+        media = self.raw.get("input_media")
+        if media is not None:
+            return media
+        arguments = self.raw.get("arguments")
+        first = arguments.get("gen_args_0") if isinstance(arguments, dict) else None
+        third = first.get("arg_2") if isinstance(first, dict) else None
+        return third.get("visual") if isinstance(third, dict) else None
 
     def question(self) -> str:
         """What to show people as the question."""

@@ -139,10 +139,10 @@ def look(folder: Path, map_file: Path | None = None) -> Plan:
         stages, read, problems = read_names(folder.absolute().name, folders)
         notes += read
         stages = rename_skills(stages, tasks, same)
-    problems += _name_problems(stages, tasks)
+    roles = _roles(found, stages, tasks)
+    problems += _name_problems(stages, list(roles))
     if problems:
         raise ResultsError(str(folder), _first(problems))
-    roles = _roles(found, stages, tasks)
     return Plan(
         home=folder,
         stages=tuple(stages),
@@ -233,12 +233,8 @@ def _roles(
     roles = {str(task): said.get(str(task), "target") for task in trained}
     roles |= said
     if not (found and found.held_out):
-        of_base = {task for log in stages[0].folders for task in log.tasks()}
-        listed = bool(found and found.targets)
         for task in tasks:
-            # Without a list, what only stages have cannot be compared with anything.
-            if task in of_base or not listed:
-                roles.setdefault(task, "held_out")
+            roles.setdefault(task, "held_out")
     return dict(sorted(roles.items(), key=lambda item: _ROLES[item[1]]))
 
 
