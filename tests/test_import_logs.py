@@ -531,8 +531,8 @@ def test_the_newest_complete_run_wins(tmp_path: Path) -> None:
     done = bring(logs)
     assert scores_of(logs).benchmarks["count"].values["logged"][:, 0].tolist() == [0] * 8
     notes = "\n".join(done.notes)
-    assert f"base, count: run {latest} passed over: no results file of that date" in notes
-    assert f"base, count: run {later} taken, an older run not" in notes
+    assert f"base: run {latest} passed over: no results file of that date" in notes
+    assert f"base: run {later} taken, an older run not (count)" in notes
     assert scores_of(logs).notes[1:] == done.notes
 
 

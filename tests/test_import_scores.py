@@ -117,6 +117,18 @@ def test_own_base_per_strategy_and_runs_in_natural_order(tmp_path: Path) -> None
     assert all([s.key.stage for s in steps] == [0, 1] for steps in scores.runs().values())
 
 
+def test_drift_reads_the_responses(tmp_path: Path) -> None:
+    """A gold answer's form says what was expected."""
+    data = frame(gold=["1", "2", "red", "1", "2", "red"], response=["1", "2", "red", "3", "", "7"])
+    import_scores(save(data, tmp_path / "s.csv"), "mine", tmp_path)
+    rates = read_imported(tmp_path / "mine", traits=True).benchmarks
+    assert rates["docs"].rates["phrase>integer"].tolist() == [[0, 1]]
+    assert rates["docs"].rates["bare_number"].tolist() == [[0, 1]]
+    assert "bare_number" not in rates["count"].rates
+    np.testing.assert_array_equal(rates["count"].rates["integer>integer"], [[1, 1], [1, 0]])
+    assert read_imported(tmp_path / "mine").benchmarks["docs"].rates == {}
+
+
 def test_ids_stay_as_written(tmp_path: Path) -> None:
     text = "strategy,stage,benchmark,sample_id,score\nbase,0,b,007,1\nbase,0,b,7,0\n"
     (tmp_path / "s.csv").write_text("\ufeff" + text, encoding="utf-8")

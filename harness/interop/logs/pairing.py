@@ -89,6 +89,8 @@ class Reader:
         self._results: dict[Any, Results | BrokenLogError] = {}
         self._differences: dict[tuple[str, str, str], list[str]] = {}
         """(kind, stage, what differs) -> tasks."""
+        self._choices: dict[tuple[str, str], list[str]] = {}
+        """(stage, which run was taken or passed over, and why) -> tasks."""
         self.problems: list[Problem] = []
         self.notes: list[str] = []
 
@@ -170,15 +172,18 @@ class Reader:
                     documents.docs.clear()
                 continue
             for bad, why in failures:
-                self.notes.append(f"{stage.label}, {task}: run {bad.date} passed over: {why}")
+                self._chose(stage, f"run {bad.date} passed over: {why}", task)
             if len(runs) - len(failures) > 1:
                 others = len(runs) - len(failures) - 1
                 older = "an older run" if others == 1 else f"{others} older runs"
-                self.notes.append(f"{stage.label}, {task}: run {run.date} taken, {older} not")
+                self._chose(stage, f"run {run.date} taken, {older} not", task)
             return TaskLog(stage, run.date, results.evaluator, results.engine, facts, answers)
         for bad, why in failures:
             self.problems.append(Problem(bad.samples[task].name, f"({stage.label}) {why}"))
         return None
+
+    def _chose(self, stage: NamedStage, text: str, task: str) -> None:
+        self._choices.setdefault((stage.label, text), []).append(task)
 
     # --- what must agree ---------------------------------------------------------------------
 
@@ -265,10 +270,13 @@ class Reader:
             text = f"{what}: {_cut(two)} here, {_cut(one)} at the base"
             self._differences.setdefault((kind, other.stage.label, text), []).append(task)
 
-    def tell_differences(self) -> None:
-        """Differences of settings as one problem each, or as a note where they are accepted."""
+    def tell(self) -> None:
+        """What was found task after task, said once: runs chosen (notes), and differences of
+        settings (problems, or notes where they are accepted)."""
+        for (label, text), tasks in self._choices.items():
+            self.notes.append(f"{label}: {text} ({_listed(tasks)})")
         for (kind, stage, text), tasks in self._differences.items():
-            where = f"{', '.join(tasks[:_SHOWN])}{' ...' if len(tasks) > _SHOWN else ''}"
+            where = _listed(tasks)
             if kind in self._accept:
                 self.notes.append(f"{stage}: {text} (accepted; {where})")
                 continue
@@ -293,6 +301,10 @@ def documents_named(ids: Sequence[str]) -> str:
     shown = ", ".join(doc[:40] for doc in ids[:_SHOWN])
     rest = f" and {len(ids) - _SHOWN:,} more" if len(ids) > _SHOWN else ""
     return f"document{'s' if len(ids) > 1 else ''} {shown}{rest}"
+
+
+def _listed(tasks: Sequence[str]) -> str:
+    return ", ".join(tasks[:_SHOWN]) + (" ..." if len(tasks) > _SHOWN else "")
 
 
 def _cut(text: str) -> str:

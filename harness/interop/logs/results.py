@@ -17,7 +17,7 @@ from typing import Any
 
 from harness.interop.logs.folders import Program
 
-MAX_BYTES = 200_000_000
+MAX_BYTES = 64_000_000
 # What of a task's configuration makes prompts or scores; the rest may differ (paths, model names).
 _CONFIG_KEYS = (
     "dataset_name", "test_split", "validation_split", "description", "doc_to_text",

@@ -173,7 +173,7 @@ def import_logs(plan: Plan, study: str, results: Path, *, replace: bool = False)
         table.add(paired, graded)
         reports.append(_report(role, paired, graded))
         reader.notes += _remarks(paired)
-    reader.tell_differences()
+    reader.tell()
     _tell_unsampled(reader, plan)
     if reader.problems:
         raise ResultsError(str(plan.home), _first(reader.problems))
