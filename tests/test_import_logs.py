@@ -150,7 +150,7 @@ def test_our_scorers_agree_with_the_real_logs(tmp_path: Path) -> None:
 
 def test_lmms_eval_logs_no_documents(tmp_path: Path) -> None:
     done = import_logs(look(FIXTURES / "lmms_eval"), "mine", tmp_path)
-    assert {task.why_not for task in done.tasks} == {"the log has no documents"}
+    assert {task.why_not for task in done.tasks} == {"the log does not hold the documents"}
     assert {task.grouped_by for task in done.tasks} == {"picture"}
 
 

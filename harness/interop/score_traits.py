@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -27,6 +26,9 @@ _KEYS = ("strategy", "run", "stage", "sample_id")
 _WORDS = ("question", "response", "gold", "answer_type", "answers", "choices")
 _LETTERS = frozenset("ABCDEFGHIJ")
 
+_Words = Mapping[str, list[Any]]
+"""column -> its values, one per row of a benchmark."""
+
 
 def with_imported_traits(bench: BenchmarkScores, file: Path) -> BenchmarkScores:
     """The benchmark with the traits of its responses among its rates; as it is without responses.
@@ -38,14 +40,15 @@ def with_imported_traits(bench: BenchmarkScores, file: Path) -> BenchmarkScores:
             present = [name for name in _WORDS if name in parquet.schema_arrow.names]
         if "response" not in present:
             return bench
-        frame = pq.read_table(
+        table = pq.read_table(
             file, columns=[*_KEYS, *present], filters=[("benchmark", "=", bench.benchmark)]
-        ).to_pandas()
+        )
+        words = {name: table[name].to_pylist() for name in table.column_names}
     except (OSError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())[:200]
         raise ResultsError(file.name, f"cannot be read: {reason}") from error
-    samples = _samples(bench, frame)
-    answers = _answers(bench, frame)
+    samples = _samples(bench, words)
+    answers = _answers(bench, words)
     rates = dict(trait_columns(samples, answers))
     bare = np.full(bench.status.shape, np.nan)
     for i, sample in enumerate(samples):
@@ -69,15 +72,13 @@ def expected_type(gold: str) -> Any:
     return "letter" if gold.strip(" ().") in _LETTERS else answer_type(gold)
 
 
-def _samples(bench: BenchmarkScores, frame: pd.DataFrame) -> list[Sample]:
+def _samples(bench: BenchmarkScores, words: _Words) -> list[Sample]:
     """One per sample of the benchmark, as far as the file tells."""
     known: dict[str, dict[str, Any]] = {}
-    for row in frame.to_dict("records"):
-        said = known.setdefault(str(row["sample_id"]), {})
-        for name in ("question", "gold", "answer_type", "answers", "choices"):
-            value = row.get(name)
-            if name not in said and value is not None and len(value):
-                said[name] = value
+    for name in ("question", "gold", "answer_type", "answers", "choices"):
+        for sample_id, value in zip(words["sample_id"], words.get(name, ()), strict=False):
+            if value:
+                known.setdefault(sample_id, {}).setdefault(name, value)
     return [_sample(str(name), known.get(str(name), {})) for name in bench.sample_ids]
 
 
@@ -92,13 +93,13 @@ def _sample(sample_id: str, said: Mapping[str, Any]) -> Sample:
     )
 
 
-def _answers(bench: BenchmarkScores, frame: pd.DataFrame) -> list[list[str | None]]:
+def _answers(bench: BenchmarkScores, words: _Words) -> list[list[str | None]]:
     """[column][sample] -> the response; None where there is none."""
     column = {key: j for j, key in enumerate(bench.columns)}
     place = {str(name): i for i, name in enumerate(bench.sample_ids)}
     found: list[list[str | None]] = [[None] * len(place) for _ in bench.columns]
     rows = zip(
-        frame["strategy"], frame["run"], frame["stage"], frame["sample_id"], frame["response"],
+        words["strategy"], words["run"], words["stage"], words["sample_id"], words["response"],
         strict=True,
     )  # fmt: skip
     for strategy, run, stage, sample_id, response in rows:

@@ -155,7 +155,7 @@ def _chosen(name: str, others: Sequence[str]) -> str:
     if not others:
         return name
     more = ", ".join(others[:4]) + (" ..." if len(others) > 4 else "")
-    return f"{name} (not {more})"
+    return f"{name} (others: {more})"
 
 
 def _shown(notes: Sequence[str]) -> list[str]:

@@ -95,7 +95,7 @@ def _samples(name: str, documents: Documents) -> tuple[list[Sample], str]:
     found = []
     for index, (doc_id, doc) in enumerate(zip(documents.ids, documents.docs, strict=True)):
         if doc is None:
-            return [], "the log has no documents"
+            return [], "the log does not hold the documents"
         try:
             sample = task.sample({**_NO_PICTURES, **doc}, _index(doc_id, index))
         except KeyError as error:

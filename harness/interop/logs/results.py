@@ -145,9 +145,17 @@ def _aggregates(values: Mapping[str, Any]) -> dict[tuple[str, str], float]:
         known = metric and metric not in ("alias", "sample_len", "sample_count", "name")
         if not known or metric.endswith(("_stderr", "_stderr_clt", "_stderr_clustered")):
             continue
-        number = isinstance(value, int | float) and math.isfinite(value)
-        found[metric, name.strip() or "none"] = float(value) if number else float("nan")
+        found[metric, name.strip() or "none"] = _finite(value)
     return found
+
+
+def _finite(value: object) -> float:
+    """A number as such; NaN for anything else."""
+    try:
+        number = float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:
+        return math.nan
+    return number if math.isfinite(number) else math.nan
 
 
 def canonical(value: object) -> str:
