@@ -556,6 +556,31 @@ def test_a_task_that_a_stage_lacks_is_missing(tmp_path: Path) -> None:
     assert "llm@1: results without samples, left out: color" in notes
 
 
+def test_a_stage_without_any_task(tmp_path: Path) -> None:
+    logs = write_study(tmp_path / "logs")
+    write_lm(logs / "llm/2_shape", {"shape": lm_rows(BASE)})
+    map_ = {
+        "base": "base",
+        "strategies": {"llm": [{"path": "llm/1_count"}, {"path": "llm/2_shape"}]},
+        "held_out": ["color"],
+    }
+    assert "llm@2 (llm/2_shape): has none of the tasks that are imported" in refusal(logs, map_)
+
+
+def test_one_stage_in_several_folders(tmp_path: Path) -> None:
+    """Pictures by one program, texts by another."""
+    logs = tmp_path / "logs"
+    for name, scores in NAMES.items():
+        write_lm(logs / name / "text" / "m", {"gsm8k": lm_rows(scores)})
+        write_lmms(logs / name / "pictures" / "last__m", {"count": lmms_rows(scores)})
+    done = bring(logs)
+    assert {t.task: t.evaluator for t in done.tasks} == {
+        "count": "lmms-eval 0.7.3",
+        "gsm8k": "lm-eval 0.4.13",
+    }
+    assert yaml.safe_load(yaml.safe_dump(done.plan.as_map()))["base"] == "base"
+
+
 def test_no_score_is_a_failed_answer(tmp_path: Path) -> None:
     logs = write_study(tmp_path / "logs")
     file = sample_file(logs, "llm/1_count", "color")

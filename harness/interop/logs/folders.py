@@ -38,11 +38,16 @@ class Run:
     """One start of the evaluator: what it wrote under one date."""
 
     date: str
-    """As in the file names; sorts by time."""
+    """As in the file names."""
     results: Path | None
     """None: the run died before it wrote its results file."""
     samples: dict[str, Path]
     """task -> sample file."""
+
+    @property
+    def when(self) -> str:
+        """The date as digits: sorts by time, whichever program wrote it."""
+        return re.sub(r"\D", "", self.date)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +151,7 @@ def _runs(dates: dict[str, dict[str, Path]]) -> tuple[Run, ...]:
         Run(date, files.get(""), {task: file for task, file in files.items() if task})
         for date, files in dates.items()
     ]
-    return tuple(sorted(runs, key=lambda run: run.date, reverse=True))
+    return tuple(sorted(runs, key=lambda run: run.when, reverse=True))
 
 
 def _files(folder: Path, home: Path, notes: list[str]) -> Iterator[tuple[Path, str]]:

@@ -155,7 +155,7 @@ class Reader:
     ) -> TaskLog | None:
         """The newest complete run; what was passed over for it, or why there is none, is told."""
         runs = [(run, log) for log in stage.folders for run in log.runs if task in run.samples]
-        runs.sort(key=lambda pair: pair[0].date, reverse=True)
+        runs.sort(key=lambda pair: pair[0].when, reverse=True)
         failures: list[tuple[Run, str]] = []
         for run, folder in runs:
             try:

@@ -30,6 +30,7 @@ from harness.interop.logs.results import BrokenLogError, canonical
 # A line holds one document; one that is larger is a mistake or an attack.
 MAX_LINE = 64_000_000
 MAX_QUESTION = 4_000
+MAX_ID = 200
 NO_FILTER = "none"
 _QUESTION_KEYS = ("question", "query", "problem", "input", "sentence", "goal")
 _IMAGE_HASH = re.compile(r"(?:image|img|picture)?_?(?:sha256|sha1|md5|hash)", re.IGNORECASE)
@@ -209,11 +210,12 @@ def _row(line: bytes, number: int) -> LogRow:
     if not isinstance(raw, dict):
         raise BrokenLogError(f"line {number}: got {type(raw).__name__}, expected an object")
     doc_id = raw.get("doc_id")
-    if isinstance(doc_id, bool) or not isinstance(doc_id, int | str) or doc_id == "":
+    usable = isinstance(doc_id, int | str) and not isinstance(doc_id, bool)
+    if not usable or not 0 < len(str(doc_id)) <= MAX_ID:
         found = "no key `doc_id`" if doc_id is None else f"doc_id {str(doc_id)[:40]!r}"
         raise BrokenLogError(f"line {number}: {found}; expected a number that names the document")
     name = raw.get("filter")
-    return LogRow(number, str(doc_id)[:200], name if isinstance(name, str) else NO_FILTER, raw)
+    return LogRow(number, str(doc_id), name if isinstance(name, str) else NO_FILTER, raw)
 
 
 def _digest(text: str) -> Digest:

@@ -173,6 +173,8 @@ def import_logs(plan: Plan, study: str, results: Path, *, replace: bool = False)
         table.add(paired, graded)
         reports.append(_report(role, paired, graded))
         reader.notes += _remarks(paired)
+    if not reader.problems:
+        reader.problems += table.stages_without_scores()
     reader.tell()
     _tell_unsampled(reader, plan)
     if reader.problems:
@@ -298,6 +300,15 @@ class _Table:
                 "score": score,
             }
         )
+
+    def stages_without_scores(self) -> list[Problem]:
+        """Stages of the plan that no task gave a score."""
+        found = {(block["strategy"], block["run"], block["stage"]) for block in self._blocks}
+        return [
+            Problem(f"{stage.label} ({stage.path})", "has none of the tasks that are imported")
+            for stage in self.plan.stages
+            if (stage.strategy, stage.run, stage.stage) not in found
+        ]
 
     def rows(self) -> ScoreRows:
         """Everything gathered, as the rows of a score file."""
