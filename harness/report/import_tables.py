@@ -11,7 +11,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from harness.interop.logs.study import ImportedLogs, Plan, TaskReport
+from harness.interop.logs.findings import TaskReport
+from harness.interop.logs.study import ImportedLogs, Plan
 from harness.types import BASE
 
 # Notes that are printed; all of them are in study.json.

@@ -98,7 +98,7 @@ class Measure:
             if metric not in row.raw:
                 continue
             value = _value(row.raw[metric])
-            found = math.nan if value is None else value / self.scale
+            found = math.nan if value is None else _share(value, self.scale)
             if not math.isnan(found):
                 break
         return found
@@ -204,6 +204,12 @@ def _scale(task: str, metrics: Sequence[str], scales: Mapping[str, float]) -> fl
     text = f"the full mark of its metric {'+'.join(metrics)[:60]!r} is not known"
     cure = f"scales: {{{task}: 1}} in a map where it is a fraction, 100 for per cents, or its sum"
     return Problem(f"task {task}", f"{text}, and values do not tell. Cure: {cure}")
+
+
+def _share(value: float, scale: float) -> float:
+    """value / scale; what exceeds the full mark by rounding only is the full mark."""
+    share = value / scale
+    return 1.0 if 1 < share < 1 + 1e-9 else share
 
 
 def _value(value: object) -> float | None:

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness import registry
-from harness.interop.logs.pairing import Documents, PairedTask
+from harness.interop.logs.answers import Documents
+from harness.interop.logs.pairing import PairedTask
 from harness.interop.score_traits import expected_type
 from harness.scoring.grade import Grader
 from harness.types import BY_PIXELS, Sample, ScorerName, Task
