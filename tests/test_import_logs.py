@@ -377,6 +377,28 @@ def test_values_as_objects_and_as_texts(tmp_path: Path) -> None:
         np.testing.assert_array_equal(bench.values["logged"][:, 0], BASE)
 
 
+def test_unknown_metrics_are_settled_by_the_map(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    for name, scores in NAMES.items():
+        write_lm(logs / name, {"vet": lm_rows([50.0 * x for x in scores], "points", other=[1])})
+        edit(
+            sample_file(logs, name, "vet"),
+            lambda rows: [row.update(more=1.0) for row in rows] and rows,
+        )
+        results = {"points,none": 1, "more,none": 1, "other,none": 1}
+        record = json.loads(next((logs / name).glob("results*")).read_text())
+        next((logs / name).glob("results*")).write_text(
+            json.dumps(record | {"results": {"vet": results}})
+        )
+    map_ = {"base": "base", "strategies": {"llm": [{"path": "llm/1_count"}]}}
+    assert "which of points, more is its score, and what is the full mark?" in refusal(logs, map_)
+    (task,) = bring(logs, {**map_, "scales": {"points": 50}}).tasks
+    assert (task.metric, task.full_mark) == ("points", 50)
+    np.testing.assert_array_equal(scores_of(logs).benchmarks["vet"].values["logged"][:, 1], TUNED)
+    (task,) = bring(logs, {**map_, "metrics": {"vet": "points"}, "scales": {"vet": 2000}}).tasks
+    assert task.logged == pytest.approx(np.mean([BASE, TUNED]) * 50 / 2000)
+
+
 def test_halves_of_a_data_set(tmp_path: Path) -> None:
     """MME scores perception and cognition under two names; a document has one of them."""
     logs = tmp_path / "logs"
@@ -534,6 +556,9 @@ def test_the_newest_complete_run_wins(tmp_path: Path) -> None:
     assert f"base: run {latest} passed over: no results file of that date" in notes
     assert f"base: run {later} taken, an older run not (count)" in notes
     assert scores_of(logs).notes[1:] == done.notes
+    facts = json.loads((tmp_path / "results/mine/study.json").read_text())
+    assert facts["dates"]["base"]["count"] == later
+    assert facts["logs"] == {"base": "base", "llm@1": "llm/1_count"}
 
 
 def test_a_run_that_was_cut_short_is_no_run(tmp_path: Path) -> None:
@@ -774,6 +799,73 @@ def test_a_linked_folder_is_not_followed(tmp_path: Path) -> None:
     assert "more: a link out of the folder: passed over" in bring(logs).notes
 
 
+JUNK: tuple[Any, ...] = (
+    None, True, 1e400, math.nan, -3, "x", [], {}, [[[]]], {"score": {}}, "\ud800", 10**400,
+    {"bytes": 5}, ["-1", "True"], "9" * 400, [None],
+)  # fmt: skip
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place below a JSON value."""
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
+    return [path, *(place for key, item in items for place in places(item, (*path, key)))]
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_no_damage_crashes_an_import(tmp_path: Path, seed: int) -> None:
+    """Values and bytes replaced at random: an import is refused in words, or can be read."""
+    random = np.random.default_rng(seed)
+    logs = tmp_path / "logs"
+    for name in NAMES:
+        rows = lm_rows(BASE[:3], "anls")
+        for row in rows:
+            row["doc"] |= {
+                "questionId": 1,
+                "answers": ["1"],
+                "docId": 5,
+                "image": {"bytes": "x" * 80},
+            }
+        if seed % 2:
+            write_lm(
+                logs / name, {"docvqa_val": rows, "gsm8k": lm_rows([1, 0], filters=("a", "b"))}
+            )
+        else:
+            write_lmms(logs / name, {"docvqa_val": rows, "count": lmms_rows([1, 0])})
+    files = sorted(file for file in logs.rglob("*") if file.is_file())
+    for _ in range(2):
+        file = files[random.integers(len(files))]
+        if random.random() < 0.2:
+            text = bytearray(file.read_bytes())
+            text[random.integers(len(text))] = random.integers(256)
+            file.write_bytes(text)
+            continue
+        try:
+            lines = [file.read_text()] if file.suffix == ".json" else file.read_text().splitlines()
+            values = [json.loads(line) for line in lines]
+        except ValueError:
+            continue
+        at = values[random.integers(len(values))]
+        found = places(at)[1:]
+        *path, last = found[random.integers(len(found))] if found else ((), None)
+        for key in path:
+            at = at[key]
+        if found:
+            at[last] = JUNK[random.integers(len(JUNK))]
+        file.write_text("".join(json.dumps(value) + "\n" for value in values))
+    try:
+        bring(logs)
+    except UserError as error:
+        assert str(error)
+    else:
+        scores_of(logs, traits=True)
+
+
 # --- the command ---------------------------------------------------------------------------------
 
 
@@ -806,6 +898,12 @@ def test_without_yes_nothing_is_done(tmp_path: Path) -> None:
         runs.append(json.loads(done.stdout))
     assert runs[0]["tasks"] == runs[1]["tasks"]
     assert runs[0]["tasks"]["color"]["logged"] == pytest.approx(np.mean([BASE, TUNED]))
+
+
+def test_a_map_concerns_folders(tmp_path: Path) -> None:
+    (tmp_path / "s.csv").write_text("strategy")
+    done = CliRunner().invoke(app, ["import", str(tmp_path / "s.csv"), "--map", "m.yaml"])
+    assert "concerns a folder of logs" in str(done.exception)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ response, gold, scorer) into `results/<study>/`:
     imported.parquet  the rows, one row group per benchmark, names as dictionary columns
 
 The logs of other evaluators (`harness.interop.logs`) are kept in the same way; their study.json has
-three more keys: `scorer` (whose scores the study is judged by), `settings` (benchmark -> how its
-numbers were made) and `notes`.
+further keys: `scorer` (whose scores the study is judged by), `settings` (benchmark -> how its
+numbers were made), `notes`, `logs` (stage -> folder) and `dates` (stage -> benchmark -> run taken).
 
 Everything downstream reads it through `read_imported`. The words (question, response, gold) stay
 on the disk until a report shows them.

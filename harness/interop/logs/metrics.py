@@ -121,7 +121,7 @@ def choose(
     if isinstance(name, Problem):
         return name
     here = [row for row in rows if row.filter == name]
-    metrics = _metrics(task, results, here, wanted.metrics.get(task))
+    metrics = _metrics(task, results, here, wanted)
     if isinstance(metrics, Problem):
         return metrics
     scale = _scale(task, metrics, wanted.scales)
@@ -145,16 +145,17 @@ def _filter(task: str, found: Sequence[str], wanted: str | None) -> str | Proble
 
 
 def _metrics(
-    task: str, results: TaskResults, rows: Sequence[LogRow], wanted: Sequence[str] | None
+    task: str, results: TaskResults, rows: Sequence[LogRow], wanted: Wanted
 ) -> tuple[str, ...] | Problem:
     usable = _scores(results, rows)
-    if wanted is not None:
-        missing = [metric for metric in wanted if metric not in usable]
+    if task in wanted.metrics:
+        named = wanted.metrics[task]
+        missing = [metric for metric in named if metric not in usable]
         if missing:
             known = ", ".join(usable[:_SHOWN]) or "none"
             text = f"no score per document called {missing[0][:40]!r}; the log has {known}"
             return Problem(f"metrics.{task}", text)
-        return tuple(wanted)
+        return tuple(named)
     if not usable:
         listed = list(dict.fromkeys(metric for metric, _ in results.aggregates))
         found = ", ".join(listed[:_SHOWN]) or "none"
@@ -168,8 +169,9 @@ def _metrics(
     for metrics in PREFERRED:
         if any(metric in usable for metric in metrics) and there.issuperset(metrics):
             return metrics
-    known_first = sorted(usable, key=lambda metric: metric not in FULL_MARKS)
-    if len(usable) > 1 and known_first[0] not in FULL_MARKS:
+    marked = {*FULL_MARKS, *wanted.scales}
+    known_first = sorted(usable, key=lambda metric: metric not in marked)
+    if len(usable) > 1 and known_first[0] not in marked:
         text = f"which of {', '.join(usable[:_SHOWN])} is its score, and what is the full mark?"
         cure = f"metrics: {{{task}: NAME}} and scales: {{{task}: NUMBER}} in a map"
         return Problem(f"task {task}", f"{text} Cure: {cure}")

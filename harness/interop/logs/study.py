@@ -151,6 +151,8 @@ def import_logs(plan: Plan, study: str, results: Path, *, replace: bool = False)
         "source": plan.home.absolute().name,
         "scorer": LOGGED,
         "settings": table.settings,
+        "logs": {stage.label: stage.path for stage in plan.stages},
+        "dates": table.dates,
         "notes": [origin(reports), *notes],
         "n_rows": len(rows),
     }

@@ -27,6 +27,9 @@ class Table:
     roles: Mapping[str, str]
     """task -> role."""
     settings: dict[str, str] = field(default_factory=dict)
+    """task -> how its numbers were made."""
+    dates: dict[str, dict[str, str]] = field(default_factory=dict)
+    """stage -> task -> date of the run that was taken."""
     n_logged: int = 0
     n_failed: int = 0
     _blocks: list[dict[str, Any]] = field(default_factory=list)
@@ -38,6 +41,7 @@ class Table:
         ids = np.array(paired.documents.ids, object)
         groups = np.array([f"{paired.task}/{g}" if g else "" for g in graded.groups], object)
         for k, log in enumerate(paired.logs()):
+            self.dates.setdefault(log.stage.label, {})[paired.task] = log.date
             logged = np.array(log.answers.scores, float)
             self.n_logged += len(logged)
             self.n_failed += int(np.isnan(logged).sum())
