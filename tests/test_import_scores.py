@@ -125,7 +125,7 @@ def test_drift_reads_the_responses(tmp_path: Path) -> None:
     assert rates["docs"].rates["phrase>integer"].tolist() == [[0, 1]]
     assert rates["docs"].rates["bare_number"].tolist() == [[0, 1]]
     assert "bare_number" not in rates["count"].rates
-    np.testing.assert_array_equal(rates["count"].rates["integer>integer"], [[1, 1], [1, 0]])
+    np.testing.assert_array_equal(rates["count"].rates["integer>integer"], [[1, 1], [1, np.nan]])
     assert read_imported(tmp_path / "mine").benchmarks["docs"].rates == {}
 
 
