@@ -21,6 +21,7 @@ from harness.analysis.drift import explain
 from harness.analysis.scores import FAILED, MISSING, StageKey, StudyScores
 from harness.cli import app
 from harness.errors import UserError
+from harness.interop.logs.rows import LogRow
 from harness.interop.logs.study import ImportedLogs, import_logs, look
 from harness.scoring.study import read_scores
 
@@ -397,6 +398,24 @@ def test_unknown_metrics_are_settled_by_the_map(tmp_path: Path) -> None:
     np.testing.assert_array_equal(scores_of(logs).benchmarks["vet"].values["logged"][:, 1], TUNED)
     (task,) = bring(logs, {**map_, "metrics": {"vet": "points"}, "scales": {"vet": 2000}}).tasks
     assert task.logged == pytest.approx(np.mean([BASE, TUNED]) * 50 / 2000)
+
+
+@pytest.mark.parametrize(
+    ("row", "response"),
+    [
+        ({"resps": [["a"]], "filtered_resps": ["b"]}, "a"),  # lm-eval; lmms-eval 0.3
+        ({"resps": [["a", "other"]], "filtered_resps": ["b"]}, "a"),  # repeats
+        ({"filtered_resps": ["b"]}, "b"),  # lmms-eval 0.5, 0.6
+        ({"filtered_resps": "b"}, "b"),  # lmms-eval 0.7
+        ({"resps": ["<think>x</think> b"], "filtered_resps": "b"}, "<think>x</think> b"),
+        ({"filtered_resps": ""}, ""),
+        ({"resps": [[""]], "filtered_resps": ["[invalid]"]}, ""),
+        ({"filtered_resps": []}, ""),
+        ({"filtered_resps": [["-2.0", "False"], ["-3.0", "False"]]}, ""),  # options not logged
+    ],
+)
+def test_responses_in_every_shape(row: dict[str, Any], response: str) -> None:
+    assert LogRow(1, "0", "none", row).response() == response
 
 
 def test_halves_of_a_data_set(tmp_path: Path) -> None:
