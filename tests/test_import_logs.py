@@ -746,8 +746,11 @@ def test_everything_wrong_is_told_at_once(tmp_path: Path) -> None:
     change_last("llm/1_count", "color", target="99")(logs)
     version(logs)
     text = refusal(logs)
-    for part in ("cut off in the middle", "evaluator: lm-eval 0.4.5"):
-        assert part in text
+    assert "base/samples_count_2025-03-01T10-00-00.000001.jsonl: (base) line 8: cut off" in text
+    assert "llm@1: evaluator: lm-eval 0.4.5" in text
+    sample_file(logs, "llm/1_count", "count").write_text("[]\n")
+    for part in ("(base) line 8: cut off", "(llm@1) line 1: got list", "lm-eval 0.4.5"):
+        assert part in refusal(logs)
 
 
 def test_a_difference_can_be_answered_for(tmp_path: Path) -> None:

@@ -78,36 +78,38 @@ class Reader:
         documents = Documents([], [], [], [])
         measures: list[Measure] = []
 
-        def first(results: TaskResults, run: Run) -> Measure:
-            measure = choose(task, results, peek(run, task, results), self._wanted)
-            if isinstance(measure, Problem):
-                raise _UndecidedError(measure)
-            measures[:] = [measure]
-            return measure
+        def measure_of(results: TaskResults, run: Run) -> Measure:
+            """The base's measure; a stage's own where the base cannot be read."""
+            if not measures:
+                measure = choose(task, results, peek(run, task, results), self._wanted)
+                if isinstance(measure, Problem):
+                    raise _UndecidedError(measure)
+                measures.append(measure)
+            return measures[0]
 
         before = len(self.problems)
+        log: TaskLog | None = None
+        found, absent = [], []
         try:
-            log = self._newest(task, base, first, documents)
-        except _UndecidedError as error:
-            self.problems.append(error.problem)
-            return None
-        if log is None:
-            if len(self.problems) == before:
+            log = self._newest(task, base, measure_of, documents)
+            if log is not None:
+                self._check_values(task, log)
+            elif len(self.problems) == before:
                 text = f"the base has no log of it ({', '.join(f.name for f in base.folders)})"
                 cure = "Cure: score the base too, or leave the task out of targets and held_out"
                 self.problems.append(Problem(f"task {task}", f"{text}. {cure}"))
-            return None
-        self._check_values(task, log)
-        found, absent = [], []
-        for stage in stages:
-            done = len(self.problems)
-            other = self._newest(task, stage, lambda *_: measures[0], None)
-            if other is not None:
-                self._check_values(task, other)
-                found.append(self._aligned(task, log, other))
-            elif len(self.problems) == done:
-                absent.append(stage)
-        if len(self.problems) > before:
+            # Also without a base: whatever is wrong with the stages is to be told at once.
+            for stage in stages:
+                done = len(self.problems)
+                other = self._newest(task, stage, measure_of, None)
+                if other is not None:
+                    self._check_values(task, other)
+                    found.append(self._aligned(task, log, other) if log else other)
+                elif len(self.problems) == done:
+                    absent.append(stage)
+        except _UndecidedError as error:
+            self.problems.append(error.problem)
+        if log is None or len(self.problems) > before:
             return None
         return PairedTask(task, measures[0], documents, log, tuple(found), tuple(absent))
 
@@ -135,7 +137,7 @@ class Reader:
         """The newest complete run; what was passed over for it, or why there is none, is told."""
         runs = [(run, log) for log in stage.folders for run in log.runs if task in run.samples]
         runs.sort(key=lambda pair: pair[0].when, reverse=True)
-        failures: list[tuple[Run, str]] = []
+        failures: list[tuple[Run, LogFolder, str]] = []
         for run, folder in runs:
             try:
                 results = self.results(run, folder)
@@ -144,21 +146,22 @@ class Reader:
                 facts = results.tasks[task]
                 answers = read_answers(run, task, facts, measure_of(facts, run), documents)
             except BrokenLogError as error:
-                failures.append((run, str(error)))
+                failures.append((run, folder, str(error)))
                 if documents is not None:
                     for column in (documents.ids, documents.questions, documents.golds):
                         column.clear()
                     documents.docs.clear()
                 continue
-            for bad, why in failures:
+            for bad, _, why in failures:
                 self._chose(stage, f"run {bad.date} passed over: {why}", task)
             if len(runs) - len(failures) > 1:
                 others = len(runs) - len(failures) - 1
                 older = "an older run" if others == 1 else f"{others} older runs"
                 self._chose(stage, f"run {run.date} taken, {older} not", task)
             return TaskLog(stage, run.date, results.evaluator, results.engine, facts, answers)
-        for bad, why in failures:
-            self.problems.append(Problem(bad.samples[task].name, f"({stage.label}) {why}"))
+        for bad, folder, why in failures:
+            place = f"{folder.name}/{bad.samples[task].name}"
+            self.problems.append(Problem(place, f"({stage.label}) {why}"))
         return None
 
     def _chose(self, stage: NamedStage, text: str, task: str) -> None:

@@ -122,7 +122,7 @@ class LogRow:
         text = self.target()
         if _likelihoods(self.raw.get("filtered_resps")) and text.isdecimal() and len(text) < 4:
             return (self._option(int(text)) or text,)
-        if _LIST_TEXT.fullmatch(text) and len(text) < MAX_QUESTION:
+        if len(text) < MAX_QUESTION and _LIST_TEXT.fullmatch(text):
             try:
                 items = ast.literal_eval(text.strip())
             except (ValueError, SyntaxError, RecursionError, MemoryError):
