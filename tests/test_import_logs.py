@@ -765,6 +765,14 @@ def test_a_difference_can_be_answered_for(tmp_path: Path) -> None:
     )
 
 
+def test_another_library_is_told(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    for name, number in {"base": "5.16.1", "llm/1_count": "5.17.0"}.items():
+        write_lm(logs / name, {"count": lm_rows(BASE)}, transformers_version=number)
+    note = "llm@1: library: transformers 5.17.0 here, transformers 5.16.1 at the base (count)"
+    assert note in bring(logs).notes
+
+
 @pytest.mark.parametrize(
     ("change", "messages"),
     [

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.errors import Problem
@@ -27,6 +27,8 @@ from harness.interop.logs.names import NamedStage
 from harness.interop.logs.results import BrokenLogError, Results, TaskResults, read_results
 
 _SHOWN = 5
+# The kind of a difference that is no reason to refuse.
+_ONLY_TOLD = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +37,16 @@ class TaskLog:
 
     stage: NamedStage
     date: str
-    evaluator: str
-    engine: str
+    run: Results
+    """What the results file says of the run."""
     results: TaskResults
+    """What it says of the task."""
     answers: Answers
+
+    @property
+    def evaluator(self) -> str:
+        """Program and version."""
+        return self.run.evaluator
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +166,7 @@ class Reader:
                 others = len(runs) - len(failures) - 1
                 older = "an older run" if others == 1 else f"{others} older runs"
                 self._chose(stage, f"run {run.date} taken, {older} not", task)
-            return TaskLog(stage, run.date, results.evaluator, results.engine, facts, answers)
+            return TaskLog(stage, run.date, results, facts, answers)
         for bad, folder, why in failures:
             place = f"{folder.name}/{bad.samples[task].name}"
             self.problems.append(Problem(place, f"({stage.label}) {why}"))
@@ -230,16 +238,15 @@ class Reader:
             scores=[theirs.scores[j] for j in order],
             responses=[theirs.responses[j] for j in order],
         )
-        return TaskLog(
-            other.stage, other.date, other.evaluator, other.engine, other.results, answers
-        )
+        return replace(other, answers=answers)
 
     def _check_settings(self, task: str, base: TaskLog, other: TaskLog) -> None:
         mine, its = base.results, other.results
         differences = [
             ("version", "evaluator", base.evaluator, other.evaluator),
             ("version", "version of the task", mine.version, its.version),
-            ("engine", "model class", base.engine, other.engine),
+            ("engine", "model class", base.run.engine, other.run.engine),
+            (_ONLY_TOLD, "library", base.run.library, other.run.library),
             *(
                 ("settings", key, mine.settings[key], its.settings[key])
                 for key in mine.settings
@@ -259,8 +266,9 @@ class Reader:
             self.notes.append(f"{label}: {text} ({_listed(tasks)})")
         for (kind, stage, text), tasks in self._differences.items():
             where = _listed(tasks)
-            if kind in self._accept:
-                self.notes.append(f"{stage}: {text} (accepted; {where})")
+            if kind in self._accept or kind == _ONLY_TOLD:
+                accepted = "" if kind == _ONLY_TOLD else "accepted; "
+                self.notes.append(f"{stage}: {text} ({accepted}{where})")
                 continue
             cure = f"Cure: score both alike, or answer for it with `accept: [{kind}]` in a map"
             self.problems.append(Problem(stage, f"{text} ({where}). {cure}"))

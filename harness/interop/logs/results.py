@@ -63,6 +63,8 @@ class Results:
     """Program and version, for example `lm-eval 0.4.13`; the version is `?` if it is not said."""
     engine: str
     """The model class that answered: `hf-multimodal`, `vllm`, ...; "" = not said."""
+    library: str
+    """The library behind it, for example `transformers 5.16.1`; "" = not said."""
     tasks: Mapping[str, TaskResults]
 
 
@@ -76,10 +78,12 @@ def read_results(file: Path, program: Program) -> Results:
     version = record.get(key)
     # lmms-eval knows its version only where it runs from a git checkout.
     known = bool(version) and "unknown" not in str(version)
+    library = record.get("transformers_version")
     engine = record.get("model_source") or _mapping(record.get("config")).get("model")
     return Results(
         evaluator=f"{program} {_short(version) if known else '?'}",
-        engine=str(engine) if isinstance(engine, str) else "",
+        engine=_short(engine) if isinstance(engine, str) else "",
+        library=f"transformers {_short(library)}" if isinstance(library, str) else "",
         tasks={
             str(task): _task(record, str(task), values)
             for task, values in found.items()
