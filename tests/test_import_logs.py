@@ -560,6 +560,39 @@ def test_every_benchmark_of_lmms_eval_is_graded_again(tmp_path: Path) -> None:
         assert done[file.stem].logged == pytest.approx(np.mean(given), abs=1e-9), file.stem
 
 
+def test_documents_are_made_from_targets_where_that_is_proven(tmp_path: Path) -> None:
+    """lmms-eval from 0.5 on logs no documents; its own scorer must give every logged score."""
+    logs = tmp_path / "logs"
+    tasks = {}
+    for file in (GOLDEN / "docvqa_val.jsonl", GOLDEN / "ocrbench.jsonl", GOLDEN / "chartqa.jsonl"):
+        rows = golden_rows(file)
+        for row in rows:
+            row["target"] = str(row["doc"].get("answers") or row["doc"]["answer"])
+            del row["doc"]
+        tasks[file.stem] = rows
+    for name in NAMES:
+        write_lmms(logs / name, tasks)
+    docvqa, ocrbench, chartqa = (
+        next(t for t in bring(logs).tasks if t.task == name)
+        for name in ("docvqa_val", "ocrbench", "chartqa")
+    )
+    assert (docvqa.graded_by, chartqa.graded_by) == (
+        "docvqa, from targets",
+        "chartqa, from targets",
+    )
+    assert docvqa.grouped_by == "document"
+    assert ocrbench.why_not == "the log does not hold the documents"
+    with_documents = tmp_path / "other" / "logs"
+    for name in NAMES:
+        write_lmms(with_documents / name, {"docvqa_val": golden_rows(GOLDEN / "docvqa_val.jsonl")})
+    (expected,) = bring(with_documents).tasks
+    assert docvqa.again == expected.again
+    # One score that the program would not have given, and nothing is graded.
+    edit(sample_file(logs, "base", "chartqa"), lambda rows: rows[0].update(relaxed_overall=0.5))
+    found = {task.task: task.graded_by for task in bring(logs).tasks}
+    assert found == {"docvqa_val": "docvqa, from targets", "ocrbench": "", "chartqa": ""}
+
+
 # --- several runs --------------------------------------------------------------------------------
 
 

@@ -1,7 +1,9 @@
 """Grading again: what our own scorers say of the responses in a log.
 
-Possible where one of our tasks knows the benchmark and the log holds the document's columns. Where
-not, the reason is told and the log's own score stands alone.
+Possible where one of our tasks knows the benchmark and the log holds the document's columns.
+lmms-eval from 0.5 on logs none: there the documents are made from questions and targets, and used
+only if the scorer that repeats that program's own then gives every logged score. Where nothing can
+be graded, the reason is told and the log's own score stands alone.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from harness import registry
 from harness.interop.logs.answers import Documents
@@ -28,6 +31,13 @@ OUR_NAMES: Mapping[str, str] = {
 }  # fmt: skip
 # Adapters take a picture for granted; a log's document need not have it.
 _NO_PICTURES = {"image": None}
+_NO_DOCUMENTS = "the log does not hold the documents"
+# Scorers that give what lmms-eval and the reference study's fork of it give.
+_REFERENCES: tuple[ScorerName, ...] = ("lmms_eval", "lmm_cl")
+# What a row that an adapter or scorer cannot use may raise.
+_UNUSABLE = (KeyError, ValueError, TypeError, AttributeError, SyntaxError, RecursionError)
+
+Doc = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,49 +72,94 @@ def our_name(task: str) -> str:
 
 def regrade(paired: PairedTask) -> Regraded:
     """Grade every response of the task again, if that is possible."""
-    name = our_name(paired.task)
-    images = [digest.hex() if digest else "" for digest in paired.base.answers.images]
-    samples, why_not = _samples(name, paired.documents)
-    plain = why_not != ""
-    if plain:
-        samples = _plain_samples(paired.documents)
-    own = ["" if plain or s.group in ("", BY_PIXELS) else s.group for s in samples]
-    groups = [group or image for group, image in zip(own, images, strict=True)]
-    task = None if plain else registry.task(name)
+    name, documents = our_name(paired.task), paired.documents
+    docs: Sequence[Doc | None] = documents.docs
+    samples, why_not = _samples(name, documents.ids, docs)
+    made = why_not == _NO_DOCUMENTS
+    if made:
+        docs = _from_targets(documents)
+        samples, why_not = _repeated(name, docs, paired)
+    task = None if why_not else registry.task(name)
     scores: Mapping[ScorerName, list[list[float]]] = {}
-    if task is not None:
+    if task is None:
+        samples = _plain_samples(documents)
+    else:
         try:
-            scores = _grade(task, samples, paired)
-        except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            scores = _grade(task, samples, docs, paired)
+        except _UNUSABLE as error:
             why_not = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+    images = [digest.hex() if digest else "" for digest in paired.base.answers.images]
+    own = ["" if task is None or made or s.group == BY_PIXELS else s.group for s in samples]
     unit = task.groups if task and any(own) else "picture" if any(images) else "document"
     return Regraded(
         samples=samples,
         scores=scores,
-        groups=groups,
+        groups=[group or image for group, image in zip(own, images, strict=True)],
         grouped_by=unit,
-        task=name if scores else "",
+        task=(f"{name}, from targets" if made else name) if scores else "",
         why_not=why_not,
     )
 
 
-def _samples(name: str, documents: Documents) -> tuple[list[Sample], str]:
+def _samples(name: str, ids: Sequence[str], docs: Sequence[Doc | None]) -> tuple[list[Sample], str]:
     """(the documents as samples of our task, or why that cannot be)."""
     if name not in registry.names():
         return [], "no task of ours"
     task = registry.task(name)
     found = []
-    for index, (doc_id, doc) in enumerate(zip(documents.ids, documents.docs, strict=True)):
+    for index, (doc_id, doc) in enumerate(zip(ids, docs, strict=True)):
         if doc is None:
-            return [], "the log does not hold the documents"
+            return [], _NO_DOCUMENTS
         try:
             sample = task.sample({**_NO_PICTURES, **doc}, _index(doc_id, index))
         except KeyError as error:
             return [], f"document {doc_id}: no column {error}"
-        except (ValueError, TypeError, AttributeError, SyntaxError, RecursionError) as error:
+        except _UNUSABLE as error:
             return [], f"document {doc_id}: {' '.join(str(error).split())[:100]}"
         found.append(replace(sample, id=doc_id))
     return found, ""
+
+
+def _from_targets(documents: Documents) -> list[Doc]:
+    """Documents as far as question and target make them, under the usual names of columns."""
+    return [
+        {
+            **dict.fromkeys(("id", "question_id", "questionId", "index"), doc_id),
+            **dict.fromkeys(("answer", "number"), golds[0]),
+            "question": question,
+            "answers": list(golds),
+        }
+        for doc_id, question, golds in zip(
+            documents.ids, documents.questions, documents.golds, strict=True
+        )
+    ]
+
+
+def _repeated(name: str, docs: Sequence[Doc], paired: PairedTask) -> tuple[list[Sample], str]:
+    """The made documents as samples, if a reference scorer gives every logged score on them."""
+    samples, why_not = _samples(name, paired.documents.ids, docs)
+    if why_not:
+        return [], _NO_DOCUMENTS
+    task = registry.task(name)
+    pairs = [
+        (sample, response, score)
+        for log in paired.logs()
+        for sample, response, score in zip(
+            samples, log.answers.responses, log.answers.scores, strict=True
+        )
+        if not math.isnan(score)
+    ]
+    # Where nothing was right, a scorer that understands nothing would agree.
+    right = any(score > 0 for _, _, score in pairs)
+    for reference in _REFERENCES:
+        if right and reference in task.scorers:
+            grader = Grader(task.scorers[reference], samples)
+            try:
+                if all(abs(_value(grader, s, r) - score) < 1e-6 for s, r, score in pairs):
+                    return samples, ""
+            except _UNUSABLE:
+                continue
+    return [], _NO_DOCUMENTS
 
 
 def _index(doc_id: str, index: int) -> int:
@@ -112,11 +167,10 @@ def _index(doc_id: str, index: int) -> int:
 
 
 def _grade(
-    task: Task, samples: Sequence[Sample], paired: PairedTask
+    task: Task, samples: Sequence[Sample], docs: Sequence[Doc | None], paired: PairedTask
 ) -> dict[ScorerName, list[list[float]]]:
     found: dict[ScorerName, list[list[float]]] = {}
-    keep = [task.keep is None or task.keep({**_NO_PICTURES, **(d or {})})
-            for d in paired.documents.docs]  # fmt: skip
+    keep = [task.keep is None or task.keep({**_NO_PICTURES, **(doc or {})}) for doc in docs]
     for scorer in SCORERS:
         if scorer not in task.scorers:
             continue
