@@ -74,6 +74,8 @@ def import_file(
     from harness.interop.logs.study import study_name
     from harness.interop.score_files import import_scores
 
+    if not path.exists():
+        raise UserError(str(path), "no such file or folder")
     if map_file is not None:
         raise UserError("--map", f"concerns a folder of logs; {path} is none")
     done = import_scores(
