@@ -735,6 +735,10 @@ def lower(logs: Path) -> None:
         )
 
 
+def pipe(logs: Path) -> None:
+    os.mkfifo(logs / "base" / "samples_other_2025-03-01T10-00-00.000001.jsonl")
+
+
 def link(logs: Path) -> None:
     outside = logs.parent / "secret.jsonl"
     outside.write_text("{}")
@@ -763,6 +767,7 @@ def link(logs: Path) -> None:
         (other_metric, r"task count: the full mark of its metric 'judge_points' is not known.*scales: \{count: 1\}"),
         (per_cent, r"task count, base: scores outside of 0 and the full mark: documents 0, 1, 3, 4, 6 and 1 more\. Cure: scales: \{count"),
         (lower, r"task count: no score per document in its rows"),
+        (pipe, r"base/samples_other_\S+: is no plain file"),
         (link, r"base/samples_other_\S+: is a link out of the folder"),
     ],
 )  # fmt: skip

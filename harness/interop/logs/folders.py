@@ -94,6 +94,9 @@ def find_folders(folder: Path) -> tuple[list[LogFolder], list[str]]:
                 Problem(_shown(file, folder), "is a link out of the folder. Cure: copy the file")
             )
             continue
+        if not file.is_file():
+            problems.append(Problem(_shown(file, folder), "is no plain file"))
+            continue
         program, match = kind
         task = match.groupdict().get("task") or ""
         found[place, program].setdefault(match["date"], {})[task] = file
