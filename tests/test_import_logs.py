@@ -981,10 +981,12 @@ def test_a_map_concerns_folders(tmp_path: Path) -> None:
     ],
     ids=lambda words: words[0],
 )  # fmt: skip
-def test_commands_work_on_imported_logs(tmp_path: Path, command: list[str]) -> None:
+def test_commands_work_on_imported_logs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
     logs = write_study(tmp_path / "logs")
     bring(logs)
-    os.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(
         app, [command[0], "mine", *command[1:], "--results", str(tmp_path / "results")]
     )
