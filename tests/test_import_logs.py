@@ -155,6 +155,12 @@ def test_lmms_eval_logs_no_documents(tmp_path: Path) -> None:
     assert {task.grouped_by for task in done.tasks} == {"picture"}
 
 
+def test_why_documents_are_not_told_apart_by_their_hash() -> None:
+    (file,) = (FIXTURES / "lmms_eval/checkpoints__base").glob("*samples_micro_choice*")
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len({row["doc_hash"] for row in rows}) == 1 < len(rows)
+
+
 def test_both_programs_on_one_study_agree(tmp_path: Path) -> None:
     for name in ("lm_eval", "lmms_eval"):
         import_logs(look(FIXTURES / name), name, tmp_path)

@@ -2,8 +2,8 @@
 
 The base's log says which documents there are and what was asked. Every stage is laid beside it by
 `doc_id`; whatever does not agree is a problem with the documents named, and nothing is averaged
-over. (`doc_hash` is not looked at: both programs write it anew from run to run for documents with
-pictures.)
+over. (`doc_hash` is not looked at: of documents with pictures, lmms-eval writes the same one for
+all, and lm-eval's can change from run to run.)
 """
 
 from __future__ import annotations
