@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.plan import Plan
 from harness.run import Outcome
+from harness.schedule import Costs
 from harness.store import write_atomically
 
 
@@ -57,6 +58,16 @@ def estimate(file: Path, engine: str, plan: Plan) -> Estimate:
     if new:
         basis += f"; {len(new)} tasks at the mean rate of the others"
     return Estimate(round(seconds, 1), basis)
+
+
+def costs(file: Path, *paces: str) -> Costs:
+    """What the schedule expects, from the first of `paces` that was measured; guesses if none."""
+    known = _read(file)
+    mine = next((known[pace] for pace in paces if pace in known), None)
+    if not mine or not mine["tasks"]:
+        return Costs()
+    swap = mine.get("swap", mine["start"])
+    return Costs(mine["start"], swap, fmean(mine["tasks"].values()), mine["tasks"])
 
 
 def _read(file: Path) -> dict[str, Any]:

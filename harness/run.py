@@ -53,8 +53,11 @@ class Watch(Protocol):
     def answered(self, n: int, n_failed: int) -> None:
         """So many more predictions are on the disk."""
 
-    def sealed(self) -> None:
-        """One more cell is complete."""
+    def sealed(self, label: str = "", task: str = "") -> None:
+        """One more cell is complete: this one, where several are worked on at a time."""
+
+    def worker(self, number: int, doing: str) -> None:
+        """What one of several workers begins to do; "" when it is gone."""
 
 
 @dataclass(slots=True)
@@ -75,6 +78,10 @@ class Outcome:
     """task -> [requests, seconds] answered: what the next estimate is made of."""
     n_restarts: int = 0
     """How often an engine that died was started again for what it owed."""
+    n_lost: int = 0
+    """Workers (of several) that died; others took over what they owed."""
+    notices: list[str] = field(default_factory=list)
+    """What went wrong with workers without costing a cell, for people."""
 
     @property
     def exit_code(self) -> int:
@@ -106,7 +113,7 @@ def sweep(
     live = LiveEngine(make_engine, store.folder / "logs")
     try:
         for checkpoint, group in owed:
-            labels = _labels(plan, checkpoint.fingerprint)
+            labels = stage_label(plan, checkpoint.fingerprint)
             watch.checkpoint(labels)
             began = time.monotonic()
             try:
@@ -314,7 +321,7 @@ def _collect(
         )
 
 
-def _labels(plan: Plan, fingerprint: str) -> str:
+def stage_label(plan: Plan, fingerprint: str) -> str:
     """`llm@2 count`: the stages that are this checkpoint."""
     names = [
         f"{stage.key.strategy}{'' if stage.key.run == '0' else '/' + stage.key.run} {stage.name}"

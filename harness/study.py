@@ -11,14 +11,17 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness import engines, rates
+from harness import engines, executors, rates
 from harness.checkpoints import is_adapter
 from harness.discover import discover
 from harness.engines.options import LIBRARIES
 from harness.errors import ManifestError, ResultsError, did_you_mean
+from harness.executors import Workers
+from harness.forecast import Forecast, forecast
 from harness.manifest import (
     DEFAULT_MANIFEST,
     BaseSpec,
@@ -101,10 +104,13 @@ def open_study(target: Path, options: Options) -> OpenStudy:
     return OpenStudy(manifest, folder, store, plan)
 
 
-def score(opened: OpenStudy, watch: Watch, *, record: bool = True) -> Outcome:
+def score(
+    opened: OpenStudy, watch: Watch, *, record: bool = True, workers: Workers | None = None
+) -> Outcome:
     """Answers what the study owes; one writer at a time, a second process waits.
 
-    `record=False` leaves `study.json` alone: the cells are kept, the study is still the old one.
+    `workers`: who answers; None: one engine in this process. `record=False` leaves `study.json`
+    alone: the cells are kept, the study is still the old one.
     Raises ResultsError when the results folder cannot be written or has no room.
     """
     store, plan = opened.store, opened.plan
@@ -114,9 +120,13 @@ def score(opened: OpenStudy, watch: Watch, *, record: bool = True) -> Outcome:
         if record:
             costs = training_costs(plan)
             write_record(store, {**study_record(opened.manifest, plan), "costs": costs})
-        outcome = sweep(plan, store, opened.manifest.suite.profile, lambda: _engine(opened), watch)
+        if workers is None or workers.alone:
+            profile = opened.manifest.suite.profile
+            outcome = sweep(plan, store, profile, lambda: _engine(opened), watch)
+        else:
+            outcome = _sweep_with(workers, replace(opened, plan=plan), watch)
     outcome.failures[:0] = plan.failures
-    rates.learn(_rates_file(store), opened.manifest.engine.kind, outcome)
+    rates.learn(_rates_file(store), _pace(opened, workers), outcome)
     return outcome
 
 
@@ -150,9 +160,43 @@ def training_costs(plan: Plan) -> dict[str, dict[str, float | None]]:
     return found
 
 
+def _sweep_with(workers: Workers, opened: OpenStudy, watch: Watch) -> Outcome:
+    """The sweep by several workers. Nothing is started if nothing is owed."""
+    if not any(cell.owed for cell in opened.plan.cells):
+        return Outcome()
+    engine = opened.manifest.engine
+    executor = executors.create(
+        workers,
+        partial(engines.create, engine.kind, engine.options),
+        engines.identity(engine.kind, engine.options),
+        engine.kind,
+        engine.options,
+    )
+    costs = rates.costs(_rates_file(opened.store), _pace(opened, workers), engine.kind)
+    profile = opened.manifest.suite.profile
+    return executors.Driver(opened.plan, opened.store, profile, executor, watch, costs).run()
+
+
+def _pace(opened: OpenStudy, workers: Workers | None) -> str:
+    """The name under which the speed of such workers is kept: several share a machine's cores."""
+    kind = opened.manifest.engine.kind
+    if workers is None or workers.alone:
+        return kind
+    return f"{kind}, {workers.executor}" + (f" x {workers.n}" if workers.n else "")
+
+
 def estimate(opened: OpenStudy) -> rates.Estimate:
     """How long what is owed will take, from what earlier sweeps here took."""
     return rates.estimate(_rates_file(opened.store), opened.manifest.engine.kind, opened.plan)
+
+
+def forecast_workers(opened: OpenStudy, workers: Workers) -> Forecast | None:
+    """How several workers would share what is owed; None where nothing was measured here."""
+    pace, kind = _pace(opened, workers), opened.manifest.engine.kind
+    costs = rates.costs(_rates_file(opened.store), pace, kind)
+    if not costs.rates:
+        return None
+    return forecast(executors.owed_cells(opened.plan), costs, workers.n or 1)
 
 
 def _rates_file(store: Store) -> Path:

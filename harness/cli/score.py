@@ -22,7 +22,11 @@ Examples:
 
     forgeteval score ft --base models/qwen --pattern '{strategy}/step{stage}-{trained_on}'
 
-    forgeteval score study.yaml --dry-run
+    forgeteval score study.yaml --dry-run --workers 8      # how long, and how well shared
+
+    forgeteval score study.yaml --workers 4      # four GPUs of this machine
+
+    forgeteval score study.yaml --executor ray --address auto --workers 32
 """
 
 
@@ -67,6 +71,21 @@ def score(
             metavar="ENGINE", help="Score with this engine too; list answers that differ."
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Engines at once, each on its own GPU(s) or share of the cores."),
+    ] = None,
+    executor: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="Workers on this machine, or the actors of a Ray cluster."),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Of the Ray cluster: auto, HOST:PORT or ray://HOST:10001; else one of our own.",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Print the plan and stop.")] = False,
     progress: Annotated[
         Literal["auto", "plain", "jsonl", "quiet"],
@@ -75,11 +94,12 @@ def score(
     quiet: Annotated[bool, typer.Option(help="No progress and no tables.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Machine-readable outcome.")] = False,
 ) -> None:
-    """Score a study: every checkpoint on every benchmark, on one live engine."""
+    """Score a study: every checkpoint on every benchmark, on one live engine or on several."""
     from rich.console import Console
 
     from harness import study
     from harness.agreement import disagreements
+    from harness.executors import Workers
     from harness.report.live import watching
     from harness.report.plan_tables import print_agreement, print_outcome, print_plan
 
@@ -90,17 +110,19 @@ def score(
         results, suite, engine, limit, tuple(only or ()), verify, retry_failed, repeat_base,
         base, pattern,
     )  # fmt: skip
+    crew = Workers(executor, workers, address)
+    crew.check()
     opened = study.open_study(manifest, options)
     if dry_run:
-        print_plan(console, opened, as_json=json_)
+        print_plan(console, opened, crew, as_json=json_)
         return
     with watching(console, "quiet" if quiet else progress) as watch:
-        outcome = study.score(opened, watch)
+        outcome = study.score(opened, watch, workers=crew)
     print_outcome(console, opened, outcome, as_json=json_)
     if check_against and not outcome.exit_code:
         other = study.open_study(manifest, replace(options, engine=check_against))
         with watching(console, "quiet" if quiet else progress) as watch:
-            outcome = study.score(other, watch, record=False)
+            outcome = study.score(other, watch, record=False, workers=crew)
         print_agreement(console, disagreements(opened, other), as_json=json_)
     raise typer.Exit(outcome.exit_code)
 

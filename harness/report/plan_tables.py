@@ -14,16 +14,22 @@ from rich.markup import escape
 from rich.table import Table
 
 from harness.agreement import Agreement
+from harness.executors import Workers
+from harness.forecast import Forecast
 from harness.plan import Failure
 from harness.run import Outcome
-from harness.study import OpenStudy, estimate
+from harness.study import OpenStudy, estimate, forecast_workers
 
 
-def print_plan(console: Console, opened: OpenStudy, *, as_json: bool) -> None:
-    """Which cells are there and which are owed, by checkpoint."""
+def print_plan(
+    console: Console, opened: OpenStudy, workers: Workers | None = None, *, as_json: bool
+) -> None:
+    """Which cells are there and which are owed, by checkpoint; how `workers` would share them."""
     plan = opened.plan
     owed = [cell for cell in plan.cells if cell.owed]
     expected = estimate(opened)
+    crew = workers if workers and not workers.alone else None
+    shared = forecast_workers(opened, crew) if crew and owed else None
     if as_json:
         record = {
             "study": opened.manifest.study,
@@ -35,6 +41,8 @@ def print_plan(console: Console, opened: OpenStudy, *, as_json: bool) -> None:
             "estimate_basis": expected.basis,
             "failures": [{"what": f.what, "why": f.why} for f in plan.failures],
         }
+        if shared:
+            record["workers"] = asdict(shared)
         print(json.dumps(record, indent=1))
         return
     counts = Counter(cell.checkpoint.fingerprint for cell in owed)
@@ -54,8 +62,23 @@ def print_plan(console: Console, opened: OpenStudy, *, as_json: bool) -> None:
     if owed:
         known = expected.seconds is not None
         about = f"about {duration(expected.seconds or 0)}" if known else "time unknown"
-        console.print(f"Estimate: {about} ({expected.basis}).", highlight=False)
+        one = " with one engine" if crew else ""
+        console.print(f"Estimate{one}: {about} ({expected.basis}).", highlight=False)
+    if owed and crew:
+        console.print(_sharing(shared), highlight=False)
     _print_failures(console, plan.failures)
+
+
+def _sharing(shared: Forecast | None) -> str:
+    """The forecast of several workers in a sentence or two."""
+    if shared is None:
+        return "With several workers: time unknown; score a part of it first (--only, --limit)."
+    workers = f"{shared.n_workers} worker" + "s" * (shared.n_workers > 1)
+    return (
+        f"With {workers}: about {duration(shared.seconds)} (at least {duration(shared.bound)}); "
+        f"checkpoints are loaded {shared.n_loads} times (at least {shared.fewest_loads}); "
+        f"workers idle {100 * shared.idle_share:.0f} % of the time."
+    )
 
 
 def duration(seconds: float) -> str:
@@ -101,6 +124,8 @@ def print_outcome(console: Console, opened: OpenStudy, outcome: Outcome, *, as_j
             "seconds": round(outcome.seconds, 3),
             "interrupted": outcome.interrupted,
             "engine_restarts": outcome.n_restarts,
+            "workers_lost": outcome.n_lost,
+            "notices": outcome.notices,
             "failures": [{"what": f.what, "why": f.why} for f in outcome.failures],
         }
         print(json.dumps(record, indent=1))
@@ -120,6 +145,10 @@ def print_outcome(console: Console, opened: OpenStudy, outcome: Outcome, *, as_j
         )
     if outcome.n_restarts:
         console.print(f"The engine died and was started again {outcome.n_restarts} times.")
+    if outcome.n_lost:
+        console.print(f"Workers died {outcome.n_lost} times; others took over what they owed.")
+    for notice in outcome.notices:
+        console.print(f"not used: {notice}", style="yellow", markup=False)
     if outcome.n_failed:
         console.print(f"{outcome.n_failed} samples failed; `--retry-failed` asks them again.")
     _print_failures(console, outcome.failures)
