@@ -71,7 +71,7 @@ def forecast(
         schedule.n_loads,
         max(len({item.checkpoint for item in owed}), len(starts)),
         starts.total(),
-        1 - busy / (n_workers * now) if now else 0.0,
+        max(0.0, 1 - busy / (n_workers * now)) if now else 0.0,
     )
 
 

@@ -35,7 +35,7 @@ HERE = "local"
 # How long one `take` waits for something to be said.
 TAKE_SECONDS = 5.0
 # A machine under load can take longer than Ray waits for its own processes.
-START_ATTEMPTS = 3
+START_ATTEMPTS = 5
 # How long the first actor may take to be placed and up: an autoscaler starts machines for it.
 FIRST_ACTOR_SECONDS = 900.0
 
