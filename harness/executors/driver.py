@@ -264,6 +264,7 @@ class Driver:
         busy = self._busy.get(worker)
         if busy is None:
             return
+        busy.loading = False
         opened = self._cells[busy.cell]
         assert opened.journal is not None
         asked = set(busy.job.sample_ids) - opened.journal.done.keys()
@@ -278,12 +279,6 @@ class Driver:
         self._watch.answered(len(fresh), failed)
 
     def _finished(self, worker: int, seconds: float) -> None:
-        left = self._unanswered(worker)
-        if left:
-            text = f"engine: ended without answering {len(left)} requests, the first {left[0]!r}"
-            self._schedule.forget_weights(worker)
-            self._engine_died(worker, text)
-            return
         busy = self._busy[worker]
         spent = self._outcome.task_seconds.setdefault(busy.job.cell.task, [0.0, 0.0])
         spent[0] += len(busy.job.sample_ids)

@@ -132,11 +132,13 @@ class Worker:
         """Predictions in groups, small and soon enough that a death loses little."""
         asked = [self._tasks[job.cell.task][name] for name in job.sample_ids]
         waiting: list[Prediction] = []
+        left = dict.fromkeys(job.sample_ids)
         flushed = time.monotonic()
         died: EngineError | None = None
         try:
             for prediction in self._live.ask(job.cell, asked):
                 waiting.append(prediction)
+                left.pop(prediction.sample_id, None)
                 stopping = self._stopping()
                 late = time.monotonic() - flushed > FLUSH_SECONDS
                 if stopping or late or len(waiting) >= FLUSH_COUNT:
@@ -149,6 +151,11 @@ class Worker:
             died = error
         if waiting:
             yield Answers(tuple(waiting))
+        if not died and left:
+            self._live.close()
+            first = next(iter(left))
+            text = f"ended without answering {len(left)} requests, the first {first!r}"
+            died = EngineError("engine", text)
         if died:
             raise died
 
