@@ -447,7 +447,7 @@ def test_workers_that_cannot_start_end_the_sweep_with_their_words(store, tmp_pat
             os.kill(self._processes[worker].process.pid, signal.SIGKILL)
 
     broken = Broken(Setup(crew(tmp_path), {}), [{}] * 2)
-    with pytest.raises(UserError, match=r"worker . was killed by SIGKILL before it was ready"):
+    with pytest.raises(UserError, match=r"worker . did not come up: it was killed by SIGKILL"):
         drive(make_plan(store, tmp_path / "ckpt"), store, broken)
 
 

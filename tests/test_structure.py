@@ -20,6 +20,7 @@ HEAVY_ROOMS = ("harness.engines", "harness.tune", "harness.micro")
 HEAVY_ELSEWHERE = {
     ("harness.sources", "datasets"): "hub data sets are read by their own library, if one is named",
     ("harness.plan", "huggingface_hub"): "a hub id becomes a folder before an engine is chosen",
+    ("harness.executors.ray_cluster", "ray"): "the one place that reaches other machines",
     ("harness.cli.demo", "transformers"): "its progress bars are silenced before training starts",
 }
 # What a report may take from the analysis: values, words, and the one door to a judgement.
@@ -125,6 +126,8 @@ FORBIDDEN = {
     ),
     "harness.scoring": ("harness.engines", "harness.report", "harness.cli", "harness.run"),
     "harness.run": ("harness.scoring", "harness.analysis", "harness.report", "harness.registry"),
+    "harness.schedule": ("harness.",),
+    "harness.executors": ("harness.scoring", "harness.analysis", "harness.report", "harness.study"),
     "harness.store": ("harness.engines", "harness.scoring", "harness.analysis", "harness.report"),
     "harness.gate": ("harness.engines", "harness.report", "harness.store", "harness.cli"),
     "harness.report": ("harness.engines", "harness.cli", "harness.tune", "harness.micro", "scipy"),

@@ -330,7 +330,7 @@ class Driver:
             self._stillborn += 1
             if not self._may_start():
                 self._write_logs({f"worker-{worker}.log": died.log})
-                self._lost[worker] = f"worker {worker} {died.text} before it was ready"
+                self._lost[worker] = f"worker {worker} did not come up: it {died.text}"
                 self._outcome.notices.append(self._lost[worker])
             return
         self._outcome.n_lost += 1

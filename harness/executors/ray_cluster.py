@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +34,7 @@ SETTINGS = {
     "RAY_LOG_TO_STDERR": "0",
 }
 HERE = "local"
+COLORS = re.compile(r"\x1b\[[0-9;]*m")
 # How long one `take` waits for something to be said.
 TAKE_SECONDS = 5.0
 # A machine under load can take longer than Ray waits for its own processes.
@@ -116,7 +119,10 @@ class RayExecutor:
         except UserError:
             self._ray.shutdown()
             raise
-        shared = cpu_environment(self.most) if self._address == HERE else {}
+        shared = {}
+        if self._address == HERE:  # the machine and its files are known
+            found = os.pathsep.join(place for place in sys.path if place)
+            shared = {"PYTHONPATH": found, **cpu_environment(self.most)}
         environment = {"env_vars": {**SETTINGS, **shared}}
         self._class = self._ray.remote(Actor).options(
             **self._needs,
@@ -263,9 +269,12 @@ def _no_connection(address: str, error: Exception) -> tuple[str, str]:
 
 def _ending(error: Exception) -> str:
     """How an actor ended, in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = next((line for line in reversed(lines) if "dead because" in line), "")
-    return (said or (lines or [type(error).__name__])[0]).removeprefix("The actor ")[:200]
+    lines = [COLORS.sub("", line).strip() for line in str(error).splitlines()]
+    lines = [line for line in lines if line] or [type(error).__name__]
+    if "creation task" in lines[0]:  # a traceback follows, and its last line says what it was
+        return f"could not be made: {lines[-1]}"[:200]
+    said = next((line for line in lines if "dead because" in line), lines[0])
+    return said.removeprefix("The actor ")[:200]
 
 
 @contextlib.contextmanager
