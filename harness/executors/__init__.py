@@ -1,6 +1,6 @@
 """Executors: a sweep by several workers, on this machine or on a Ray cluster, with one writer.
 
-`sweep_with` answers what a plan owes and returns what `harness.run.sweep` returns; the store it
+A `Driver` answers what a plan owes and returns what `harness.run.sweep` returns; the store it
 leaves is the same. Nothing here imports torch or Ray before it is needed.
 """
 
@@ -12,7 +12,8 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.executors.devices import local_environments
-from harness.executors.driver import Driver, owed_cells
+from harness.executors.driver import Driver
+from harness.executors.ledger import owed_cells
 from harness.executors.local import LocalExecutor
 from harness.executors.messages import Setup
 from harness.executors.protocol import Executor
