@@ -112,7 +112,6 @@ def test_a_dry_run_forecasts_from_what_was_measured(place: Path, whole):
     study = place / "study.yaml"
     done = forgeteval("score", study, "--results", place / "new", "--dry-run", "--workers", "2")
     assert "With several workers: time unknown" in done.stdout
-    # The cells are there; with --retry-failed and nothing failed, nothing is owed.
     done = forgeteval(
         "score", study, "--results", place / "whole", "--dry-run", "--workers", "2", "--json"
     )
@@ -125,7 +124,7 @@ def test_a_dry_run_forecasts_from_what_was_measured(place: Path, whole):
     )
     forecast = json.loads(done.stdout)["workers"]
     assert forecast["n_workers"] == 2 and 4 <= forecast["n_loads"] <= 6
-    assert 0 < forecast["bound"] <= forecast["seconds"]
+    assert 0 < forecast["bound"] <= forecast["seconds"] and 0 <= forecast["idle_share"] < 1
     done = forgeteval("score", study, "--results", place / "new", "--dry-run", "--workers", "2")
     said = " ".join(done.stdout.split())
     assert "With 2 workers: about" in said and "checkpoints are loaded" in said

@@ -13,6 +13,7 @@ import os
 import queue
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -37,6 +38,7 @@ HERE = "local"
 COLORS = re.compile(r"\x1b\[[0-9;]*m")
 # How long one `take` waits for something to be said.
 TAKE_SECONDS = 5.0
+KNOCK_SECONDS = 10.0
 # A machine under load can take longer than Ray waits for its own processes.
 START_ATTEMPTS = 5
 # How long the first actor may take to be placed and up: an autoscaler starts machines for it.
@@ -201,6 +203,8 @@ class RayExecutor:
         """Joins the cluster, or starts a Ray of our own. Raises UserError."""
         import logging
 
+        _knock(self._address)
+
         quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
         own = {"include_dashboard": False, "num_cpus": max(cores(), workers)}
         wanted = {**quiet, "address": self._address, **(own if self._address == HERE else {})}
@@ -254,6 +258,17 @@ def _imported() -> Any:
             "--executor ray", "Ray is not installed; install it with: pip install 'forgeteval[ray]'"
         ) from None
     return ray
+
+
+def _knock(address: str) -> None:
+    """Whether anybody listens at HOST:PORT: Ray itself would wait for minutes. Raises UserError."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
+    except (OSError, OverflowError, ValueError) as error:
+        raise UserError(*_no_connection(address, error)) from None
 
 
 def _no_connection(address: str, error: Exception) -> tuple[str, str]:

@@ -42,7 +42,10 @@ def print_plan(
             "failures": [{"what": f.what, "why": f.why} for f in plan.failures],
         }
         if shared:
-            record["workers"] = asdict(shared)
+            record["workers"] = {
+                key: round(value, 3) if isinstance(value, float) else value
+                for key, value in asdict(shared).items()
+            }
         print(json.dumps(record, indent=1))
         return
     counts = Counter(cell.checkpoint.fingerprint for cell in owed)
