@@ -60,12 +60,15 @@ def estimate(file: Path, engine: str, plan: Plan) -> Estimate:
     return Estimate(round(seconds, 1), basis)
 
 
-def costs(file: Path, *paces: str) -> Costs:
-    """What the schedule expects, from the first of `paces` that was measured; guesses if none."""
+def costs(file: Path, pace: str, engine: str) -> Costs:
+    """What the schedule expects, as measured at `pace` (so many workers), else with one engine or
+    another number of workers; guesses if nothing was."""
     known = _read(file)
-    mine = next((known[pace] for pace in paces if pace in known), None)
-    if not mine or not mine["tasks"]:
+    others = (name for name in known if name.startswith(f"{engine},"))
+    name = next((name for name in (pace, engine, *others) if name in known), None)
+    if name is None or not known[name]["tasks"]:
         return Costs()
+    mine = known[name]
     swap = mine.get("swap", mine["start"])
     return Costs(mine["start"], swap, fmean(mine["tasks"].values()), mine["tasks"])
 

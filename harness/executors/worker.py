@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import shutil
 import signal
 import socket
 import sys
@@ -88,8 +89,7 @@ class Worker:
     def close(self) -> None:
         """Ends the engine."""
         self._live.close()
-        with contextlib.suppress(OSError):
-            self._logs.rmdir()
+        shutil.rmtree(self._logs, ignore_errors=True)
 
     def _make(self) -> Engine:
         engine = self._setup.make_engine()
