@@ -208,7 +208,7 @@ class RayExecutor:
         quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
         own = {"include_dashboard": False, "num_cpus": max(cores(), workers)}
         wanted = {**quiet, "address": self._address, **(own if self._address == HERE else {})}
-        attempts = START_ATTEMPTS if self._address == HERE else 1
+        attempts = 2 if self._address != HERE else START_ATTEMPTS
         for attempt in range(1, attempts + 1):
             try:
                 with _signals_kept():
@@ -278,7 +278,8 @@ def _no_connection(address: str, error: Exception) -> tuple[str, str]:
     return (
         "--address",
         f"no Ray cluster at {address!r} ({reason}); expected auto, HOST:PORT or ray://HOST:10001 "
-        "of one that is running (`ray status` tells), or no address for a Ray of our own",
+        "of one that is running (`ray status` tells; where it wants a token, set "
+        "RAY_AUTH_MODE=token), or no address for a Ray of our own",
     )
 
 
