@@ -597,3 +597,43 @@ def test_outcomes_name_lost_workers_and_notices(store, tmp_path, capsys):
     assert "not used: worker 1 on gpu-2: no" in out
     print_outcome(Console(), opened, outcome, as_json=True)
     assert '"workers_lost": 2' in capsys.readouterr().out
+
+
+def test_a_terminal_shows_a_line_for_each_worker():
+    import io
+
+    from rich.console import Console
+
+    from harness.report.live import SHOWN_WORKERS, watching
+
+    out = io.StringIO()
+    with watching(Console(file=out, force_terminal=True, width=100)) as watch:
+        watch.begin(100, 2)
+        for number in range(SHOWN_WORKERS + 3):
+            watch.worker(number, f"llm count: task{number}")
+        watch.worker(2, "")
+        watch.answered(50, 1)
+        watch.sealed("llm count", "task0")
+        watch.worker(0, "llm clock: loading")
+    said = out.getvalue()
+    assert "worker 0: llm clock: loading" in said and "worker 8: llm count: task8" in said
+    assert "10 workers, 1/2 cells" in said and "and 2 more" in said
+
+
+def test_expectations_come_from_the_nearest_measurement(tmp_path: Path):
+    import json
+
+    from harness import rates
+
+    file = tmp_path / "rates.json"
+    assert rates.costs(file, "hf, local x 2", "hf") == Costs()
+    four = {"start": 8.0, "swap": 2.0, "tasks": {"a": 0.5}}
+    file.write_text(json.dumps({"hf, local x 4": four}))
+    found = rates.costs(file, "hf, local x 2", "hf")
+    assert (found.start, found.swap, found.request("a"), found.request("b")) == (8.0, 2.0, 0.5, 0.5)
+    one = {"start": 6.0, "tasks": {"a": 0.2, "b": 0.4}}
+    file.write_text(json.dumps({"hf": one, "hf, local x 4": four}))
+    found = rates.costs(file, "hf, local x 2", "hf")
+    assert (found.start, found.swap, found.request("c")) == (6.0, 6.0, pytest.approx(0.3))
+    assert rates.costs(file, "hf, local x 4", "hf").start == 8.0
+    assert rates.costs(file, "vllm, ray", "vllm") == Costs()
