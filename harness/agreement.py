@@ -27,11 +27,15 @@ class Agreement:
 
 def disagreements(first: OpenStudy, second: OpenStudy) -> Agreement:
     """Compares the stored answers of one study under two engines, cell by cell."""
-    cells = {(cell.checkpoint.fingerprint, cell.task): cell for cell in second.plan.cells}
+    cells = {
+        (cell.checkpoint.fingerprint, cell.task): cell
+        for cell in second.plan.cells
+        if cell.kind is None
+    }
     n, examples = 0, []
     for cell in first.plan.cells:
         other = cells.get((cell.checkpoint.fingerprint, cell.task))
-        if cell.again or other is None:
+        if cell.again or cell.kind or other is None:
             continue
         ours, theirs = _answers(first.store, cell), _answers(second.store, other)
         name = cell.checkpoint.path.rstrip("/").rpartition("/")[2]

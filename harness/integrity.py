@@ -50,11 +50,19 @@ def removable(findings: list[Finding]) -> list[Finding]:
 def _cells(store: Store, record: dict[str, Any]) -> Iterator[Finding]:
     sizes = {row["name"]: row["n"] for row in record["benchmarks"]}
     wanted = {(t, c) for stage in record["stages"] for t, c in stage["cells"].items()}
-    for task, cell in sorted(wanted):
+    beside = {
+        (task, cell)
+        for stage in record["stages"]
+        for cells in stage.get("beside", {}).values()
+        for task, cell in cells.items()
+    }
+    for task, cell in sorted(wanted | beside):
         file = store.cell_file(task, cell)
         place = file.relative_to(store.folder)
         if file.is_file():
-            yield _judge(store, place, task, cell, sizes.get(task))
+            # Cells beside the answers are of a part of the samples.
+            whole = (task, cell) in wanted
+            yield _judge(store, place, task, cell, sizes.get(task) if whole else None)
         elif file.with_suffix(".jsonl").is_file():
             done = len(Journal(file, {}).done)
             text = f"{done} of {sizes.get(task)} answered; `forgeteval score` goes on"

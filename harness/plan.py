@@ -20,7 +20,7 @@ from harness.errors import CheckpointError, DataError, ManifestError, SampleErro
 from harness.manifest import BaseSpec, Manifest, StageSpec, base_stage
 from harness.prompts import request_parts
 from harness.store import SCHEMA_VERSION, Store, cell_id, write_atomically
-from harness.types import BASE, Checkpoint, Profile, Request, Sample, Stage, Task
+from harness.types import BASE, Checkpoint, Kind, Profile, Request, Sample, Stage, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,10 @@ class Cell:
     owed: bool
     again: bool = False
     """The base a second time (`--repeat-base`): what differs is the noise floor."""
+    kind: Kind | None = None
+    """What it is beside the answers; None = the answers themselves."""
+    follows: str = ""
+    """The cell of the same task that must be sealed before this one can be asked; "" = none."""
 
     @property
     def id(self) -> str:
@@ -159,7 +163,7 @@ def make_plan(
             cell = cell_id(signature)
             if cell in cells and cells[cell].owed:
                 continue
-            owed = wanted(stage) and _owes(store, benchmark.task.name, cell, retry_failed)
+            owed = wanted(stage) and owes(store, benchmark.task.name, cell, retry_failed)
             cells[cell] = Cell(benchmark.task.name, checkpoint, signature, benchmark.n, owed)
     swept = list(cells.values())
     return Plan(benchmarks, stages, [*swept, *_again(store, stages, swept, repeat_base)], failures)
@@ -187,7 +191,9 @@ def study_record(manifest: Manifest, plan: Plan) -> dict[str, Any]:
     No times, no machine paths: equal inputs give equal bytes.
     """
     cells: dict[tuple[str, str], str] = {
-        (cell.checkpoint.fingerprint, cell.task): cell.id for cell in plan.cells if not cell.again
+        (cell.checkpoint.fingerprint, cell.task): cell.id
+        for cell in plan.cells
+        if not cell.again and cell.kind is None
     }
     base = manifest.base.hub or Path(manifest.base.path or "").name
     return {
@@ -220,10 +226,12 @@ def study_record(manifest: Manifest, plan: Plan) -> dict[str, Any]:
                     if checkpoint and (checkpoint.fingerprint, name) in cells
                 },
                 **_trust(checkpoint),
+                **_beside(plan, checkpoint),
             }
             for stage, checkpoint in plan.stages
         ],
         "base_again": {cell.task: cell.id for cell in plan.cells if cell.again},
+        **_probe_samples(plan),
     }
 
 
@@ -231,6 +239,21 @@ def _trust(checkpoint: Checkpoint | None) -> dict[str, bool]:
     """Said only where it is so: code from the checkpoint's folder made these numbers."""
     trusted = checkpoint is not None and checkpoint.trust_remote_code
     return {"trust_remote_code": True} if trusted else {}
+
+
+def _beside(plan: Plan, checkpoint: Checkpoint | None) -> dict[str, Any]:
+    """Said only where there are such cells: kind -> task -> cell."""
+    found: dict[str, dict[str, str]] = {}
+    for cell in plan.cells:
+        if checkpoint and cell.kind and cell.checkpoint.fingerprint == checkpoint.fingerprint:
+            found.setdefault(cell.kind, {})[cell.task] = cell.id
+    return {"beside": found} if found else {}
+
+
+def _probe_samples(plan: Plan) -> dict[str, Any]:
+    """Said only where there are probes: kind -> samples per task."""
+    found = {c.kind: c.signature["samples"] for c in plan.cells if "samples" in c.signature}
+    return {"probe_samples": found} if found else {}
 
 
 def requests(task: Task, samples: Sequence[Sample], profile: Profile) -> list[Request]:
@@ -418,7 +441,8 @@ def _signature(
     }
 
 
-def _owes(store: Store, task: str, cell: str, retry_failed: bool) -> bool:
+def owes(store: Store, task: str, cell: str, retry_failed: bool) -> bool:
+    """Whether a cell is not sealed, or is to be asked again for its failures."""
     if not store.is_sealed(task, cell):
         return True
     return retry_failed and int(store.read_cell(task, cell)[1]["n_failed"]) > 0

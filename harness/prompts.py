@@ -51,6 +51,23 @@ def options_block(choices: Sequence[str]) -> str:
     )
 
 
+# A model may have learned either form.
+_YES_NO = ("yes", "no", "Yes", "No")
+
+
+def options_of(sample: Sample) -> tuple[str, ...]:
+    """The answers that a question leaves open, as a model would write them; () = an open question.
+
+    >>> options_of(Sample("1", "Which?", ("B",), choices=("cat", "dog"), answer_type="letter"))
+    ('A', 'B')
+    >>> options_of(Sample("2", "Is it?", ("yes",), answer_type="yes_no"))
+    ('yes', 'no', 'Yes', 'No')
+    """
+    if sample.answer_type == "letter":
+        return tuple(ascii_uppercase[: len(sample.choices)])
+    return sample.choices or (_YES_NO if sample.answer_type == "yes_no" else ())
+
+
 def place_images(text: str, sample: Sample) -> Prompt:
     """`text` with its marks `<image>` and `<image k>` (k from 1) turned into image slots.
 

@@ -15,6 +15,7 @@ from harness.errors import Problem, ResultsError
 from harness.manifest import Name
 from harness.registry import InlineTask
 from harness.store import SCHEMA_VERSION, read_json
+from harness.types import Kind
 
 FILE = "study.json"
 # Problems shown: a damaged record has many, and the cure is the same for all.
@@ -47,6 +48,8 @@ class StageRow(_Part):
     name: Label
     trained_on: Label | None
     cells: dict[Name, CellId]
+    beside: dict[Kind, dict[Name, CellId]] = {}
+    """Cells beside the answers, by kind and benchmark."""
 
 
 class CostRow(_Part):
@@ -76,6 +79,7 @@ class Record(_Part):
     stages: Annotated[list[StageRow], AfterValidator(_has_base)]
     base_again: dict[Name, CellId] = {}
     costs: dict[Name, CostRow] = {}
+    probe_samples: dict[Kind, Annotated[int, Field(ge=1)]] = {}
 
 
 def read_record(folder: Path) -> dict[str, Any]:

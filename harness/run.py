@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from harness.beside import requests_beside
 from harness.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -28,7 +29,7 @@ from harness.errors import (
 )
 from harness.plan import Benchmark, Cell, Failure, Plan, requests
 from harness.store import Journal, Store
-from harness.types import Checkpoint, Engine, Prediction, Profile, Request
+from harness.types import Checkpoint, Engine, Prediction, Profile, Request, Sample
 
 # Answers are made durable in groups: at most this many, or this old in seconds.
 FLUSH_COUNT = 64
@@ -174,7 +175,8 @@ class LiveEngine:
     def ask(self, cell: Cell, owed: Sequence[Request]) -> Iterator[Prediction]:
         """The loaded checkpoint's predictions, in any order. Raises EngineError."""
         assert self._engine is not None
-        likelihood = cell.signature["scoring"] == "loglikelihood" and all(r.choices for r in owed)
+        options = cell.signature["scoring"] in ("loglikelihood", "choices")
+        likelihood = options and all(r.choices for r in owed)
         answer = self._engine.log_likelihood if likelihood else self._engine.generate
         died: EngineError | None = None
         try:
@@ -241,16 +243,24 @@ class Requests:
         self._store = store
         self._profile = profile
         self._built: dict[str, list[Request]] = {}
+        self._samples: dict[str, Sequence[Sample]] = {}
 
-    def of(self, task: str) -> list[Request]:
-        """In sample order. The samples' words are kept in the store, where scoring finds them."""
+    def of(self, cell: Cell) -> list[Request]:
+        """In sample order. The samples' words are kept in the store, where scoring finds them.
+
+        Raises DataError for samples that cannot be had, and a cell that others must come before.
+        """
+        task = cell.task
         if task not in self._built:
             self._built[task] = self._build(self._benchmarks[task])
-        return self._built[task]
+        if cell.kind is None:
+            return self._built[task]
+        return requests_beside(cell, self._built[task], self._samples[task], self._store)
 
     def _build(self, benchmark: Benchmark) -> list[Request]:
         samples = benchmark.load()
         self._store.write_samples(benchmark.task.name, benchmark.data, samples)
+        self._samples[benchmark.task.name] = samples
         return requests(benchmark.task, samples, self._profile)
 
 
@@ -258,7 +268,7 @@ def _answer(
     live: LiveEngine, cell: Cell, prepared: Requests, store: Store, watch: Watch, outcome: Outcome
 ) -> None:
     """Answers what a cell owes and seals it; an engine that dies is started again once."""
-    asked = prepared.of(cell.task)
+    asked = prepared.of(cell)
     journal = store.journal(cell.task, cell.signature)
     watch.answered(len(journal.done), sum(p.status != "ok" for p in journal.done.values()))
     began = time.monotonic()

@@ -24,6 +24,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harness import readings
 from harness.errors import DataError, ResultsError
 from harness.types import Prediction, Sample
 
@@ -45,6 +46,8 @@ CELL_SCHEMA = pa.schema(
         ("choice_scores", pa.list_(pa.float64())),
     ]
 )
+# Cells of a probe have one more column.
+PROBE_SCHEMA = CELL_SCHEMA.append(pa.field("reading", readings.TYPE))
 SAMPLE_SCHEMA = pa.schema(
     [
         ("sample_id", pa.string()),
@@ -135,7 +138,7 @@ class Store:
 
         Raises ResultsError when the file was changed since it was sealed, or is another cell's.
         """
-        table, metadata = _read_parquet(self.cell_file(task, cell), CELL_SCHEMA)
+        table, metadata = _read_parquet(self.cell_file(task, cell), CELL_SCHEMA, PROBE_SCHEMA)
         if fault := _fault(table, metadata, cell):
             place = f"cells/{task}/{self.cell_file(task, cell).name}"
             raise ResultsError(place, f"{fault}; delete this file and score again")
@@ -173,12 +176,23 @@ class Store:
 
     def _is_told(self, journal: Path) -> bool:
         try:
-            table = self.read_cell(journal.parent.name, journal.stem)[0]
+            sealed = self.read_predictions(journal.parent.name, journal.stem)
         except ResultsError:
             return False  # `results check` tells; the journal may be all that is left
-        sealed = {row["sample_id"]: _prediction(row) for row in table.to_pylist()}
         answers, _ = _read_journal(journal)
         return all(sealed.get(name) == answer for name, answer in answers.items())
+
+    def read_predictions(self, task: str, cell: str) -> dict[str, Prediction]:
+        """Sample id -> prediction of a sealed cell. Raises ResultsError as `read_cell` does."""
+        rows = self.read_cell(task, cell)[0].to_pylist()
+        try:
+            found = [_prediction(row) for row in rows]
+        except (TypeError, ValueError):
+            found = []
+        if len(found) < len(rows) or not all(map(_fits, found)):
+            place = f"cells/{task}/{self.cell_file(task, cell).name}"
+            raise ResultsError(place, "was not written by forgeteval; delete it and score again")
+        return {prediction.sample_id: prediction for prediction in found}
 
     def journal(self, task: str, signature: Mapping[str, object]) -> Journal:
         """The cell as it is being worked on; earlier predictions are there already.
@@ -188,9 +202,8 @@ class Store:
         file = self.cell_file(task, cell_id(signature))
         journal = Journal(file, signature)
         if file.is_file():
-            rows = self.read_cell(task, file.stem)[0].to_pylist()
-            kept = [_prediction(row) for row in rows if row["status"] == "ok"]
-            journal.done = {p.sample_id: p for p in kept} | journal.done
+            sealed = self.read_predictions(task, file.stem).values()
+            journal.done = {p.sample_id: p for p in sealed if p.status == "ok"} | journal.done
         return journal
 
 
@@ -228,7 +241,8 @@ class Journal:
         """Turns the journal into a sealed cell with rows in the order of the task's samples."""
         self.close()
         rows = [_row(self.done[sample_id]) for sample_id in order]
-        table = pa.Table.from_pylist(rows, CELL_SCHEMA)
+        probed = any(row["reading"] for row in rows)
+        table = pa.Table.from_pylist(rows, PROBE_SCHEMA if probed else CELL_SCHEMA)
         failed = sum(row["status"] != "ok" for row in rows)
         metadata = {"signature": dict(self.signature), "n": len(rows), "n_failed": failed}
         _write_parquet(self.sealed, table, metadata | {"digest": _table_digest(table)})
@@ -242,10 +256,13 @@ class Journal:
 
 
 def _row(prediction: Prediction) -> dict[str, Any]:
-    """The prediction as a row of `CELL_SCHEMA`."""
+    """The prediction as a row of `PROBE_SCHEMA`."""
     row = asdict(prediction)
-    mass = row["class_mass"]
-    return row | {"class_mass": None if mass is None else list(mass.items())}
+    mass, reading = row["class_mass"], prediction.reading
+    return row | {
+        "class_mass": None if mass is None else list(mass.items()),
+        "reading": None if reading is None else readings.to_row(reading),
+    }
 
 
 def _sample(row: Mapping[str, Any]) -> Sample:
@@ -262,11 +279,12 @@ def _sample(row: Mapping[str, Any]) -> Sample:
 
 
 def _prediction(row: dict[str, Any]) -> Prediction:
-    mass, scores = row["class_mass"], row["choice_scores"]
+    mass, scores, reading = row["class_mass"], row["choice_scores"], row.get("reading")
     return replace(
         Prediction(**row),
         class_mass=None if mass is None else dict(mass),
         choice_scores=None if scores is None else tuple(scores),
+        reading=None if reading is None else readings.from_row(reading),
     )
 
 
@@ -325,7 +343,7 @@ def _write_parquet(file: Path, table: pa.Table, metadata: Mapping[str, Any]) -> 
     write_atomically(file, sink.getvalue().to_pybytes())
 
 
-def _read_parquet(file: Path, schema: pa.Schema) -> tuple[pa.Table, dict[str, Any]]:
+def _read_parquet(file: Path, *schemas: pa.Schema) -> tuple[pa.Table, dict[str, Any]]:
     place = f"{file.parent.name}/{file.name}"
     try:
         table = pq.ParquetFile(file, page_checksum_verification=True).read()
@@ -345,7 +363,7 @@ def _read_parquet(file: Path, schema: pa.Schema) -> tuple[pa.Table, dict[str, An
         raise ResultsError(
             place, f"has schema {version}, this program reads {SCHEMA_VERSION}; update forgeteval"
         )
-    if not table.schema.equals(schema, check_metadata=False):
+    if not any(table.schema.equals(schema, check_metadata=False) for schema in schemas):
         raise ResultsError(place, "has other columns than forgeteval writes")
     return table, metadata
 
@@ -409,6 +427,7 @@ def _fits(prediction: Prediction) -> bool:
         and all(type(count) is int and 0 <= count < 2**31 for count in counts)
         and all(isinstance(score, float) for score in scores)
         and all(isinstance(name, str) and _writable(name) == name for name in p.class_mass or ())
+        and (p.reading is None or readings.fits(p.reading))
     )
 
 

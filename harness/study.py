@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import engines, executors, rates
+from harness.beside import Asked, with_beside
 from harness.checkpoints import is_adapter
 from harness.discover import discover
 from harness.engines.options import LIBRARIES
@@ -36,7 +37,7 @@ from harness.plan import Plan, make_plan, parse_only, study_record
 from harness.run import Outcome, Watch, sweep
 from harness.store import DEFAULT_RESULTS, Store, write_atomically
 from harness.tune.recipe import StageRecord, cost_of, read_record
-from harness.types import BASE, Engine
+from harness.types import BASE, Engine, Kind
 
 # The reference study's suite (arXiv 2510.08564), for a checkpoint folder given alone.
 DEFAULT_SUITE = Suite.model_construct(
@@ -46,8 +47,10 @@ DEFAULT_SUITE = Suite.model_construct(
     ],
 )  # fmt: skip
 
-# A journal line and its sealed row together, measured on the micro study and rounded up.
+# A journal line and its sealed row together, measured on the micro study and rounded up; and of a
+# probe, of which the base's holds the likeliest tokens at each position.
 BYTES_PER_PREDICTION = 500
+BYTES_PER_READING = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,9 @@ class Options:
     """For a folder of stages: the checkpoint that was tuned, a folder or a hub id."""
     pattern: str | None = None
     """For a folder of stages: how they are named, see `harness.discover`."""
+    beside: tuple[Kind, ...] = ()
+    """What to score beside the answers, see `harness.beside`."""
+    probe_samples: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +102,21 @@ def open_study(target: Path, options: Options) -> OpenStudy:
     manifest = _changed(manifest, options)
     results = options.results or (folder / manifest.results if manifest.results else None)
     store = Store((results or Path(DEFAULT_RESULTS)) / manifest.study)
+    wanted = parse_only(options.only, manifest)
     plan = make_plan(
         manifest, folder, store,
         verify=options.verify, retry_failed=options.retry_failed, repeat_base=options.repeat_base,
-        wanted=parse_only(options.only, manifest),
+        wanted=wanted,
     )  # fmt: skip
-    return OpenStudy(manifest, folder, store, plan)
+    if "choices" in options.beside and manifest.suite.scoring == "loglikelihood":
+        raise ManifestError(
+            "--choices", "suite.scoring is loglikelihood: the answers are the likeliest options"
+        )
+    asked = Asked(
+        options.beside, options.probe_samples, manifest.suite.seed,
+        manifest.engine.options.get("token_classes", {}), options.retry_failed,
+    )  # fmt: skip
+    return OpenStudy(manifest, folder, store, with_beside(plan, store, asked, wanted))
 
 
 def score(
@@ -244,7 +259,11 @@ def _still_owed(store: Store, cell: Any) -> Any:
 
 def _check_room(store: Store, plan: Plan) -> None:
     """Raises ResultsError before any model is loaded when the disk cannot hold the answers."""
-    need = BYTES_PER_PREDICTION * sum(cell.n for cell in plan.cells if cell.owed)
+    need = sum(
+        cell.n * (BYTES_PER_READING if "samples" in cell.signature else BYTES_PER_PREDICTION)
+        for cell in plan.cells
+        if cell.owed
+    )
     free = shutil.disk_usage(store.folder).free
     if free < need:
         raise ResultsError(

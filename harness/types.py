@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage
 
 Role = Literal["target", "held_out", "probe"]
 Profile = Literal["fixed", "lmm_cl"]
+# Cells beside a checkpoint's answers: `harness.beside` says what each is.
+Kind = Literal["forced", "free-running", "choices"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 ScorerName = Literal["strict", "lenient", "lmm_cl", "lmms_eval"]
 # What kind of answer a question asks for; the drift diagnostics compare it with what was given.
 AnswerType = Literal["letter", "yes_no", "integer", "decimal", "time", "phrase", "sentence"]
@@ -75,6 +78,49 @@ class Decoding:
 
 
 @dataclass(frozen=True, slots=True)
+class Probe:
+    """How an answer is read position by position while it is given: every token's distribution.
+
+    Without `tokens` the model gives its own answer. With them it is teacher-forced: each position
+    is read as the model would go on, then the given token is put there, so that all checkpoints
+    are read on the same words.
+    """
+
+    tokens: tuple[int, ...] = ()
+    """The answer to force, its end token included."""
+    top_ids: tuple[tuple[int, ...], ...] = ()
+    """Position -> tokens whose probabilities are compared: the base's likeliest, as many each."""
+    top_logs: tuple[tuple[float, ...], ...] = ()
+    """Position -> the base's log-probabilities (nats) of those, and last of all others together."""
+    top_k: int = 0
+    """Keep so many of the likeliest tokens, to compare others with; 0 = none."""
+    peaks: bool = False
+    """Keep the largest probability of one token of each class as well as the class's sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a probe read: one value per position of the answer, its end token included."""
+
+    tokens: tuple[int, ...]
+    """The answer that was read."""
+    top1: tuple[int, ...]
+    """The likeliest token."""
+    masses: Mapping[str, tuple[float, ...]]
+    """Token class -> its probability."""
+    peaks: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Token class -> the largest probability of one of its tokens, where it was asked for."""
+    top_ids: tuple[tuple[int, ...], ...] = ()
+    top_logs: tuple[tuple[float, ...], ...] = ()
+    """The likeliest tokens and their log-probabilities as in `Probe`, where they were asked for."""
+    kl_forward: tuple[float, ...] = ()
+    """KL(base || model) in nats over the base's likeliest tokens and the rest as one bucket: at
+    most the KL of the whole distributions."""
+    kl_reverse: tuple[float, ...] = ()
+    """KL(model || base) over the same buckets."""
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """What an engine is given: independent of the checkpoint, so built once for a whole study."""
 
@@ -85,6 +131,8 @@ class Request:
     decoding: Decoding
     choices: tuple[str, ...] = ()
     """Continuations to compare when the task is scored by log-likelihood."""
+    probe: Probe | None = None
+    """Read the answer position by position."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +153,8 @@ class Prediction:
     of the answer: batches of other sizes round it otherwise, so equal answers may differ in it."""
     choice_scores: tuple[float, ...] | None = None
     """Log-likelihood of each choice (nats, summed over tokens), where it was asked for."""
+    reading: Reading | None = None
+    """What the request's probe read."""
 
 
 @dataclass(frozen=True, slots=True)

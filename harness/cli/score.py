@@ -5,9 +5,12 @@ from __future__ import annotations
 import signal
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
+
+from harness.types import KINDS
 
 EXAMPLES = """
 Examples:
@@ -27,7 +30,21 @@ Examples:
     forgeteval score study.yaml --workers 4      # four GPUs of this machine
 
     forgeteval score study.yaml --executor ray --address auto --workers 32
+
+    forgeteval score study.yaml --probe --choices      # and why scores fell
 """
+
+
+class _ProbeForm(TyperCommand):
+    """`--probe` alone means `--probe forced`: most people want no other form."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given: list[str] = []
+        for place, arg in enumerate(args):
+            given.append(arg)
+            if arg == "--probe" and not set(args[place + 1 : place + 2]) & {*KINDS}:
+                given.append("forced")
+        return super().parse_args(ctx, given)
 
 
 def score(
@@ -65,6 +82,20 @@ def score(
     repeat_base: Annotated[
         bool, typer.Option(help="Score the base once more at the end: the noise floor.")
     ] = False,
+    probe: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[FORM]",
+            help="Read distributions too: forced (on the base's answers) unless free-running "
+            "(the reference study's form) is said; both may be given.",
+        ),
+    ] = None,
+    probe_samples: Annotated[
+        int | None, typer.Option(min=1, help="Samples per task that a probe reads; else 64.")
+    ] = None,
+    choices: Annotated[
+        bool, typer.Option(help="Score the likelihood of options too, where questions have some.")
+    ] = False,
     check_against: Annotated[
         str | None,
         typer.Option(
@@ -100,6 +131,7 @@ def score(
     from harness import study
     from harness.agreement import disagreements
     from harness.executors import Workers
+    from harness.beside import kinds_of
     from harness.report.live import watching
     from harness.report.plan_tables import print_agreement, print_outcome, print_plan
 
@@ -108,7 +140,7 @@ def score(
     console = Console(stderr=json_, quiet=quiet)
     options = study.Options(
         results, suite, engine, limit, tuple(only or ()), verify, retry_failed, repeat_base,
-        base, pattern,
+        base, pattern, kinds_of(probe or (), choices), probe_samples,
     )  # fmt: skip
     crew = Workers(executor, workers, address)
     crew.check()
@@ -129,4 +161,4 @@ def score(
 
 def register(app: typer.Typer) -> None:
     """Adds `score`."""
-    app.command(epilog=EXAMPLES)(score)
+    app.command(epilog=EXAMPLES, cls=_ProbeForm)(score)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,12 @@ from harness.engines.features import Features
 from harness.engines.inputs import Inputs, Row, collate, join
 from harness.engines.layouts import shortened
 from harness.engines.options import HFOptions
+from harness.engines.positions import ClassIndex, Reader, with_reading
 from harness.engines.prompts import Prompter, first_line, refuse_long
 from harness.engines.weights import LiveWeights, NeedsConversionError
 from harness.errors import CheckpointError, Problem, SampleError, UserError
 from harness.token_classes import TokenClasses
-from harness.types import Checkpoint, Decoding, Prediction, Request
+from harness.types import Checkpoint, Decoding, Prediction, Probe, Request
 
 # Requests prepared before the first batch runs: enough to sort by length, little enough that
 # their pixels fit in memory.
@@ -264,33 +265,44 @@ class HFEngine:
         decoding = batch[0].request.decoding
         inputs = self._model_inputs([job.row for job in batch], left=True)
         width = inputs["input_ids"].shape[1]
-        watch, first = NanWatch(), FirstMass(self._classes)
+        watch, reader = NanWatch(), self._reader(batch)
         stops = [StopStrings(tokenizer, decoding.stop, width)] if decoding.stop else []
         output = live.model.generate(
             **inputs,
             generation_config=self._greedy(decoding),
-            logits_processor=LogitsProcessorList([watch, first]),
+            logits_processor=LogitsProcessorList([watch, reader]),
             stopping_criteria=StoppingCriteriaList(stops),
         )
         new = output[:, width:].tolist()
         predictions = []
-        answers = zip(batch, new, watch.bad.tolist(), first.masses, strict=True)
-        for job, tokens, bad, mass in answers:
+        for place, (job, tokens, bad) in enumerate(
+            zip(batch, new, watch.bad.tolist(), strict=True)
+        ):
             if bad:
                 predictions.append(_failed(job.request, NOT_NUMBERS))
                 continue
             text, reason, n_tokens = answer_of(tokens, self._stops, decoding, tokenizer)
-            predictions.append(
-                Prediction(
-                    sample_id=job.request.sample_id,
-                    text=text,
-                    finish_reason=reason,
-                    n_prompt_tokens=job.row.length,
-                    n_tokens=n_tokens,
-                    class_mass=mass or None,
-                )
+            found = Prediction(
+                sample_id=job.request.sample_id,
+                text=text,
+                finish_reason=reason,
+                n_prompt_tokens=job.row.length,
+                n_tokens=n_tokens,
             )
+            if isinstance(reader, FirstMass):
+                found = replace(found, class_mass=reader.masses[place] or None)
+            else:
+                found = with_reading(found, job.request, tokens, reader.positions[place])
+            predictions.append(found)
         return predictions
+
+    def _reader(self, batch: Sequence[Job]) -> FirstMass | Reader:
+        """What reads the scores of a batch: where answers begin, or all along for a probe."""
+        probes = [job.request.probe for job in batch]
+        if not any(probes):
+            return FirstMass(self._classes)
+        ends = self._stops or [self._pad()]
+        return Reader([probe or Probe() for probe in probes], ClassIndex(self._classes), ends)
 
     def _score_batch(self, batch: list[Job]) -> list[Prediction]:
         current = self._current

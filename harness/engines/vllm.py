@@ -14,7 +14,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,6 +23,9 @@ from typing import Any
 os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+# Where there is Triton (GPUs) vLLM would take its second model runner, whose logits processors
+# are others: token classes and probes are read by one of the first's.
+os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
 
 import torch
 
@@ -50,10 +53,11 @@ from harness.checkpoints import (
 from harness.engines.decoding import answer_of
 from harness.engines.layouts import canonical, served_name, shortened
 from harness.engines.options import VLLMOptions
+from harness.engines.positions import with_reading
 from harness.engines.prompts import Prompter, first_line, picture_key, refuse_long
 from harness.engines.vllm_features import connector, vision_digest
-from harness.engines.vllm_masses import ASK, Extension, FirstMasses
-from harness.errors import CheckpointError, Problem, SampleError
+from harness.engines.vllm_reading import Extension, Masses, extra_args
+from harness.errors import CheckpointError, Problem, SampleError, UserError
 from harness.types import Checkpoint, Decoding, Prediction, Request
 
 # Log-probabilities of one prompt on one engine repeat to far better than this, and two
@@ -66,6 +70,10 @@ VISION = re.compile(r"vision|visual|projector|image_newline")
 # What vLLM raises for a request, or a start, that it cannot serve.
 REFUSALS = (VLLMClientError, ValueError, RuntimeError, TypeError, KeyError, IndexError)
 PROCESSING_FILES = (*TOKENIZER_FILES, *PROCESSOR_FILES)
+NO_PROBES = (
+    "vLLM runs on its second model runner, which cannot be probed; unset VLLM_USE_V2_MODEL_RUNNER, "
+    "or probe with --engine hf"
+)
 
 Canary = tuple[tuple[int, float], ...]
 
@@ -201,32 +209,43 @@ class VLLMEngine:
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Prediction]:
         """One prediction per request, as they finish; questions on one picture run together."""
-        tokenizer = self._prompter.tokenizer if self._prompter else None
+        if not self._measures and any(request.probe for request in requests):
+            raise UserError("engine", NO_PROBES)
         asks = (
-            _greedy_ask(request, str(place) if self._measures else "")
+            _greedy_ask(request, f"{self._serial}.{place}" if self._measures else "")
             for place, request in enumerate(_by_picture(requests))
         )
-        for ask, output in self._stream(asks):
-            name = ask.request.sample_id
-            if isinstance(output, str):
-                yield Prediction(sample_id=name, status="failed", reason=output)
-                continue
-            answer, decoding = output.outputs[0], ask.request.decoding
-            try:
-                refuse_long(len(output.prompt_token_ids), decoding, self._longest)
-            except SampleError as error:
-                yield Prediction(sample_id=name, status="failed", reason=str(error))
-                continue
-            # Not vLLM's own text: that lacks a last character that was cut off in its middle.
-            text, _, n_tokens = answer_of(list(answer.token_ids), (), decoding, tokenizer)
-            yield Prediction(
-                sample_id=name,
-                text=text,
-                finish_reason=str(answer.finish_reason),
-                n_prompt_tokens=len(output.prompt_token_ids),
-                n_tokens=n_tokens,
-                class_mass=self._mass(ask.mass),
-            )
+        for group in self._groups(asks):
+            # One call for all that ended in a step: each waits for the engine's next one.
+            noted = self._noted([ask for ask, output in group if not isinstance(output, str)])
+            for ask, output in group:
+                yield self._prediction(ask, output, noted.get(ask.mass))
+
+    def _prediction(self, ask: _Ask, output: Any, noted: Any) -> Prediction:
+        """vLLM's output, or the reason why there is none, as a prediction."""
+        name, decoding = ask.request.sample_id, ask.request.decoding
+        if isinstance(output, str):
+            return Prediction(sample_id=name, status="failed", reason=output)
+        answer, length = output.outputs[0], len(output.prompt_token_ids)
+        try:
+            refuse_long(length, decoding, self._longest)
+        except SampleError as error:
+            return Prediction(sample_id=name, status="failed", reason=str(error))
+        tokenizer = self._prompter.tokenizer if self._prompter else None
+        tokens = list(answer.token_ids)
+        # Not vLLM's own text: that lacks a last character that was cut off in its middle.
+        text, _, n_tokens = answer_of(tokens, (), decoding, tokenizer)
+        found = Prediction(
+            sample_id=name,
+            text=text,
+            finish_reason=str(answer.finish_reason),
+            n_prompt_tokens=length,
+            n_tokens=n_tokens,
+        )
+        if ask.request.probe is None:
+            return replace(found, class_mass=noted or None)
+        positions = [noted[step] for step in sorted(noted)]
+        return with_reading(found, ask.request, tokens, positions)
 
     def log_likelihood(self, requests: Sequence[Request]) -> Iterator[Prediction]:
         """`choice_scores` (nats, one per choice) for each request; a request needs choices."""
@@ -338,19 +357,21 @@ class VLLMEngine:
         self._start(checkpoint, wanted, kind)
 
     def _tell_classes(self, prompter: Prompter) -> bool:
-        """Say which tokens are in which class; False where masses are not measured."""
+        """Say which tokens are in which class; False where the worker reads no distributions."""
         if not _takes_processors() or self._llm is None:
             return False
         classes = prompter.classes(self._options.token_classes)
         self._llm.collective_rpc("forgeteval_classes", kwargs={"classes": classes})
-        return bool(classes)
+        return True
 
-    def _mass(self, name: str) -> Mapping[str, float] | None:
-        """What was noted under a name; None where nothing was."""
-        if not name or self._llm is None:
-            return None
-        found = self._llm.collective_rpc("forgeteval_masses", kwargs={"names": [name]})
-        return next((worker[name] for worker in found if name in worker), None)
+    def _noted(self, asks: Sequence[_Ask]) -> dict[str, Any]:
+        """What the worker noted of these asks by name: class masses, or positions of a probe."""
+        names = [ask.mass for ask in asks if ask.mass]
+        if not names or self._llm is None:
+            return {}
+        what = "positions" if asks[0].request.probe else "masses"
+        found = self._llm.collective_rpc(f"forgeteval_{what}", kwargs={"names": names})
+        return {name: value for worker in found for name, value in worker.items()}
 
     def _reload(self, wanted: _Weights) -> None:
         assert self._llm is not None
@@ -388,7 +409,14 @@ class VLLMEngine:
         return tuple(pair for name in sorted(found) for pair in found[name])
 
     def _stream(self, asks: Iterator[_Ask], *, count: bool = True) -> Iterator[tuple[_Ask, Any]]:
-        """(ask, vLLM's output, or the reason why there is none) as they finish.
+        """(ask, vLLM's output, or the reason why there is none) as they finish."""
+        for group in self._groups(asks, count=count):
+            yield from group
+
+    def _groups(
+        self, asks: Iterator[_Ask], *, count: bool = True
+    ) -> Iterator[list[tuple[_Ask, Any]]]:
+        """What `_stream` yields, by steps of the engine.
 
         At most `window` asks are in the engine, so that pictures waiting for their turn do not
         fill the memory.
@@ -403,12 +431,12 @@ class VLLMEngine:
                     try:
                         flying[self._send(ask, count)] = ask
                     except SampleError as error:
-                        yield ask, str(error)
+                        yield [(ask, str(error))]
                 if not flying:
                     return
-                for output in engine.step():
-                    if output.finished:
-                        yield flying.pop(output.request_id), output
+                ended = [output for output in engine.step() if output.finished]
+                if ended:
+                    yield [(flying.pop(output.request_id), output) for output in ended]
         finally:
             if flying:
                 engine.abort_request(list(flying))
@@ -497,12 +525,15 @@ def _by_picture(requests: Sequence[Request]) -> list[Request]:
 
 
 def _greedy_ask(request: Request, mass: str) -> _Ask:
+    forced = request.probe.tokens if request.probe else ()
+    stop = () if forced else request.decoding.stop
     params = SamplingParams(
         temperature=0,
-        max_tokens=request.decoding.max_new_tokens,
-        stop=list(request.decoding.stop) or None,
-        detokenize=bool(request.decoding.stop),
-        extra_args={ASK: mass} if mass else None,
+        max_tokens=len(forced) or request.decoding.max_new_tokens,
+        ignore_eos=bool(forced),
+        stop=list(stop) or None,
+        detokenize=bool(stop),
+        extra_args=extra_args(mass, request.probe) if mass else None,
     )
     return _Ask(request, params, mass=mass)
 
@@ -537,7 +568,7 @@ def _defaults(folder: Path, options: VLLMOptions) -> dict[str, Any]:
         "worker_extension_cls": f"{Extension.__module__}.{Extension.__qualname__}",
     }
     if _takes_processors():
-        found["logits_processors"] = [FirstMasses]
+        found["logits_processors"] = [Masses]
     if features := connector(options.arguments, options.features_gb):
         found["ec_transfer_config"] = features
     if not torch.cuda.is_available():
@@ -550,9 +581,8 @@ def _defaults(folder: Path, options: VLLMOptions) -> dict[str, Any]:
 
 
 def _takes_processors() -> bool:
-    """Whether vLLM will run on its first model runner: the second takes other processors.
-
-    Without a word in the environment vLLM takes the second wherever there is Triton (GPUs).
+    """Whether vLLM will run on its first model runner, as it is asked to where the environment
+    does not say otherwise: the second takes other processors.
     """
     second = envs.VLLM_USE_V2_MODEL_RUNNER
     return not (HAS_TRITON if second is None else second)

@@ -27,6 +27,7 @@ from harness.analysis.scores import (
 )
 from harness.record import read_record
 from harness.scoring.answer_type import is_bare_number
+from harness.scoring.beside import beside_columns
 from harness.scoring.grade import Grader, chosen
 from harness.scoring.traits import NUMERIC_TYPES, trait_columns
 from harness.store import MODEL_KEYS, Store, signature_text
@@ -40,7 +41,8 @@ def read_scores(
 ) -> StudyScores:
     """Grades every sealed cell of a study. Imported studies are read as they are.
 
-    `traits`: the rates hold all traits of the answers as well, for drift diagnostics.
+    `traits`: the rates hold all traits of the answers as well, and what was read beside them
+    (`harness.scoring.beside`), for drift diagnostics.
     Raises ResultsError when the folder holds no study or a file in it is damaged.
     """
     record = read_record(study_dir)
@@ -64,7 +66,10 @@ def read_scores(
         answers = [_answers(store, name, cell, samples) for cell in cells]
         bench = grade_benchmark(task, row["role"], samples, columns, answers, scorers)
         if traits:
-            bench = with_traits(bench, task.headline, samples, answers)
+            texts = [a.texts if a else None for a in answers]
+            strict = task.scorers["strict"]
+            read = beside_columns(store, record["stages"], name, samples, strict, texts)
+            bench = with_rates(bench, task.headline, samples, trait_columns(samples, texts) | read)
         benchmarks[name] = bench
         repeated = _answers(store, name, record.get("base_again", {}).get(name), samples)
         if repeated and answers[0]:
@@ -196,15 +201,14 @@ def grade_benchmark(
     )
 
 
-def with_traits(
+def with_rates(
     bench: BenchmarkScores,
     headline: Headline,
     samples: Sequence[Sample],
-    answers: Sequence[Answers | None],
+    columns: Mapping[str, NDArray[np.float64]],
 ) -> BenchmarkScores:
-    """The benchmark with `harness.scoring.traits` among its rates."""
+    """The benchmark with further (n_samples, n_columns) values among its rates."""
     units = Units.of(headline, samples)
-    columns = trait_columns(samples, [a.texts if a else None for a in answers])
     joined = {name: units.join(values, "mean") for name, values in columns.items()}
     return replace(bench, rates={**bench.rates, **joined})
 

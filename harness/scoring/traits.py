@@ -15,7 +15,7 @@ is averaged, paired and given intervals exactly like a score:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import get_args
 
@@ -68,7 +68,7 @@ def traits_of(sample: Sample, response: str) -> dict[str, float]:
 
 def trait_columns(
     samples: Sequence[Sample], answers: Sequence[Sequence[str | None] | None]
-) -> Mapping[str, NDArray[np.float64]]:
+) -> dict[str, NDArray[np.float64]]:
     """(n_samples, n_columns) values of every trait; `answers[j][i]` is column j's answer to i."""
     found: dict[str, NDArray[np.float64]] = {}
     for j, texts in enumerate(answers):

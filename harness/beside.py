@@ -1,0 +1,188 @@
+"""Cells beside the answers: the same checkpoints asked once more, for what drift needs to know.
+
+Three kinds, each under a signature of its own, so that nothing of the answers changes:
+
+- `forced`: the teacher-forced probe. Every checkpoint is read on the base model's own answers, on
+  a seeded random sample of each task's prompts. The base's cell comes first: it holds the answers
+  and the distributions that the others are compared with.
+- `free-running`: the reference study's form. Every checkpoint gives its own answer, as long as it
+  likes; kept for comparison with published figures.
+- `choices`: the likelihood of the options, for questions that have some.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from harness.errors import DataError, ManifestError, ResultsError, did_you_mean
+from harness.plan import Cell, Plan, owes
+from harness.prompts import options_of
+from harness.record import FILE
+from harness.store import Store, cell_id, read_json
+from harness.subset import choose
+from harness.types import KINDS, Kind, Probe, Request, Sample, Stage
+
+# Samples of each task that a probe reads, unless a command says otherwise.
+SAMPLES = 64
+# Positions that the forced probe reads of an answer, and tokens it compares at each.
+POSITIONS = 32
+TOP_K = 64
+# arXiv 2510.08564 decodes up to 256 tokens freely.
+FREE_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a command asks for beside the answers, and what the study says of it."""
+
+    kinds: tuple[Kind, ...] = ()
+    samples: int | None = None
+    """Samples per task that probes read; None: as many as before, at first `SAMPLES`."""
+    seed: int = 0
+    """Draws the samples that probes read."""
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The user's own token classes, which a probe reads as well."""
+    retry_failed: bool = False
+
+
+def kinds_of(forms: Sequence[str], choices: bool) -> tuple[Kind, ...]:
+    """The kinds that a command names. Raises ManifestError for a form that there is not."""
+    known = [kind for kind in KINDS if kind != "choices"]
+    if wrong := [form for form in forms if form not in known]:
+        hint = did_you_mean(wrong[0], known) or f"; expected {' or '.join(known)}"
+        raise ManifestError("--probe", f"got {wrong[0]!r}{hint}")
+    return tuple(k for k in KINDS if k in forms or (choices and k == "choices"))
+
+
+def with_beside(
+    plan: Plan, store: Store, asked: Asked, wanted: Callable[[Stage], bool] = lambda stage: True
+) -> Plan:
+    """The plan with the cells that are asked for or there already, behind a checkpoint's answers.
+
+    The base comes first even where its answers are there: others are compared with its probe.
+    """
+    planner = _Planner(plan, store, asked)
+    picked = {c.fingerprint for stage, c in plan.stages if c and wanted(stage)}
+    groups: dict[str, list[Cell]] = {}
+    for cell in plan.cells:
+        if not cell.again:
+            groups.setdefault(cell.checkpoint.fingerprint, []).append(cell)
+    cells: list[Cell] = []
+    for mark, answers in groups.items():
+        more = [planner.cell(kind, cell, mark in picked) for kind in KINDS for cell in answers]
+        cells += [*answers, *(cell for cell in more if cell)]
+    return replace(plan, cells=[*cells, *(cell for cell in plan.cells if cell.again)])
+
+
+class _Planner:
+    """Makes the cells beside one plan's answers."""
+
+    def __init__(self, plan: Plan, store: Store, asked: Asked):
+        self._plan = plan
+        self._store = store
+        self._asked = asked
+        self._samples = {k: asked.samples or n for k, n in samples_before(store).items()}
+        base = plan.stages[0][1]
+        self._base = base.fingerprint if base else ""
+        self._of_base = {
+            c.task: c for c in plan.cells if c.checkpoint.fingerprint == self._base and not c.again
+        }
+
+    def cell(self, kind: Kind, answers: Cell, wanted: bool) -> Cell | None:
+        """The cell of a kind beside the answers; None where it is neither owed nor there."""
+        first = self._of_base.get(answers.task)
+        if first is None:  # the base cannot be read: there is nothing to compare with
+            return None
+        store, asked, task = self._store, self._asked, answers.task
+        signature = self._signature(kind, answers)
+        here = cell_id(signature)
+        wanted = wanted and kind in asked.kinds and owes(store, task, here, asked.retry_failed)
+        n = self._n(kind, answers) if wanted else answers.n
+        if not (wanted and n) and not store.is_sealed(task, here):
+            return None
+        follows = cell_id(self._signature(kind, first)) if kind == "forced" else ""
+        return replace(
+            answers, signature=signature, n=n, owed=wanted, kind=kind,
+            follows="" if follows == here else follows,
+        )  # fmt: skip
+
+    def _signature(self, kind: Kind, answers: Cell) -> dict[str, object]:
+        if kind == "choices":
+            return {**answers.signature, "scoring": kind}
+        own = sorted((name, list(words)) for name, words in self._asked.classes.items())
+        probe = {
+            "scoring": f"probe-{kind}",
+            "samples": self._samples[kind],
+            "subset_seed": self._asked.seed,
+            "classes": repr(own) if own else "-",
+        }
+        if kind == "free-running":
+            return {**answers.signature, **probe, "max_new_tokens": FREE_TOKENS}
+        positions = min(int(str(answers.signature["max_new_tokens"])), POSITIONS)
+        compared = {"max_new_tokens": positions, "top_k": TOP_K, "base": self._base[:16]}
+        return {**answers.signature, **probe, **compared}
+
+    def _n(self, kind: Kind, answers: Cell) -> int:
+        """Requests of a cell, about: whole groups are drawn. 0 = the task has no options."""
+        if kind != "choices":
+            return min(answers.n, self._samples[kind])
+        samples = self._plan.benchmarks[answers.task].load()
+        return sum(bool(options_of(sample)) for sample in samples)
+
+
+def samples_before(store: Store) -> dict[Kind, int]:
+    """Samples per task that each kind of cell was scored on here; `SAMPLES` where none was."""
+    try:
+        known = read_json(store.folder / FILE).get("probe_samples")
+    except ResultsError:
+        known = None  # a first sweep; what is damaged is told elsewhere
+    known = known if isinstance(known, dict) else {}
+    return {
+        kind: known[kind] if type(known.get(kind)) is int and known[kind] > 0 else SAMPLES
+        for kind in KINDS
+    }
+
+
+def requests_beside(
+    cell: Cell, requests: Sequence[Request], samples: Sequence[Sample], store: Store
+) -> list[Request]:
+    """What a cell beside the answers asks, made of the task's requests (in the samples' order).
+
+    Raises DataError where the base's probe is not there to follow.
+    """
+    if cell.kind == "choices":
+        pairs = zip(requests, samples, strict=True)
+        return [replace(r, choices=options_of(s)) for r, s in pairs if options_of(s)]
+    signature = cell.signature
+    groups = [sample.group or sample.id for sample in samples]
+    size, seed = int(str(signature["samples"])), int(str(signature["subset_seed"]))
+    picked = [requests[place] for place in choose(cell.task, groups, size, seed)]
+    tokens = int(str(signature["max_new_tokens"]))
+    probes = dict(_probes(cell, [request.sample_id for request in picked], store))
+    return [
+        replace(
+            request,
+            decoding=replace(request.decoding, max_new_tokens=tokens),
+            choices=(),
+            probe=probes[request.sample_id],
+        )
+        for request in picked
+        if request.sample_id in probes
+    ]
+
+
+def _probes(cell: Cell, ids: Sequence[str], store: Store) -> Iterator[tuple[str, Probe]]:
+    """(sample id, its probe); a sample whose base answer failed has none."""
+    if not cell.follows:
+        forced = cell.kind == "forced"
+        probe = Probe(top_k=int(str(cell.signature["top_k"]))) if forced else Probe(peaks=True)
+        yield from ((name, probe) for name in ids)
+        return
+    if not store.is_sealed(cell.task, cell.follows):
+        raise DataError(cell.task, "the base's probe is not there to compare with; score it first")
+    base = store.read_predictions(cell.task, cell.follows)
+    for name in ids:
+        read = base[name].reading if name in base else None
+        if read and read.tokens:
+            yield name, Probe(read.tokens, read.top_ids, read.top_logs)
