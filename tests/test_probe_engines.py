@@ -135,9 +135,7 @@ def test_forced_answers_of_several_lengths_do_not_disturb_each_other(folders: tu
     engine = create("hf", {"batch_size": 8})
     base, _ = probe_both(engine, folders)
     cut = {
-        name: replace(
-            r, tokens=r.tokens[:n], top_ids=r.top_ids[:n], top_logs=r.top_logs[:n]
-        )
+        name: replace(r, tokens=r.tokens[:n], top_ids=r.top_ids[:n], top_logs=r.top_logs[:n])
         for n, (name, r) in enumerate(base.items(), start=1)
     }
     together = readings(engine.generate(forced_requests(cut)))

@@ -74,7 +74,7 @@ def part_of(judged: Judged, benchmark: str, runs: Sequence[CellWeights], signs: 
         groups=bench.groups,
         weights=bench.weights,
         n_dropped=n_dropped,
-        reach=float(max(total[total > 0].sum(), -total[total < 0].sum())),
+        reach=judged.reach * float(max(total[total > 0].sum(), -total[total < 0].sum())),
         same=same and len(keys) > 1 and abs(float(total.sum())) < 1e-12,
     )
 

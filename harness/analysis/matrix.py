@@ -68,6 +68,9 @@ def label(key: StageKey) -> str:
 class Judged:
     """The scores of a study under one scorer."""
 
+    reach: float = 1.0
+    """The largest size that a difference of two values can have."""
+
     def __init__(self, scores: StudyScores, scorer: str):
         self.scores = scores
         self.scorer = scorer
@@ -170,8 +173,16 @@ class Drift(Judged):
         return np.full(bench.status.shape, np.nan)
 
 
+# Of rates that are no shares: nats have no upper end, a gap is a difference itself.
+_REACHES = {"kl_forward": np.inf, "kl_reverse": np.inf, "choice_gap": 2.0}
+
+
 class Trait(Judged):
     """One of the rates in a score's place: a trait of the answers or a token class's mass."""
+
+    def __init__(self, scores: StudyScores, name: str):
+        super().__init__(scores, name)
+        self.reach = _REACHES.get(name.partition("@")[0], 1.0)
 
     def values(self, bench: BenchmarkScores) -> Floats:
         """(n, n_columns) rates in [0, 1]; all NaN where the benchmark does not have it."""

@@ -79,7 +79,8 @@ def study(
         typer.echo(json.dumps(as_json(found), indent=1, ensure_ascii=True))
         return
     console = Console()
-    for line in [*found.sentences(), correlation_sentence(found.correlation)]:
+    correlations = map(correlation_sentence, found.correlations)
+    for line in [*found.sentences(), *correlations, *notes_of(found)]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"written to {file}", markup=False, highlight=False, soft_wrap=True)
 
@@ -89,23 +90,50 @@ def as_json(found: Explanation) -> dict[str, Any]:
     import json
 
     table = json.loads(found.table.to_json(orient="records", double_precision=6))
-    correlation = found.correlation
-    values = {name: getattr(correlation, name) for name in ("rho", "low", "high", "p_value")}
     return {
         "study": found.study,
         "sentences": found.sentences(),
-        "correlation": {
-            "measure": correlation.measure,
-            "n": correlation.n,
-            **{name: value if value == value else None for name, value in values.items()},
-        },
+        "notes": notes_of(found),
+        "correlation": _values(found.correlation),
+        "correlations": [_values(correlation) for correlation in found.correlations],
         "drift": table,
     }
 
 
+def _values(found: Correlation) -> dict[str, Any]:
+    values = {name: getattr(found, name) for name in ("rho", "low", "high", "p_value")}
+    known = {name: value if value == value else None for name, value in values.items()}
+    return {"measure": found.measure, "n": found.n, **known}
+
+
+def notes_of(found: Explanation) -> list[str]:
+    """What was not measured, and how to measure it."""
+    notes = []
+    if "number_mass" not in found.measures:
+        notes.append("the probability of numbers where answers begin was not measured")
+    if not any(name.startswith("forced_") for name in found.measures):
+        notes.append(
+            "no probe was run: `forgeteval score --probe` reads every checkpoint on the base's own "
+            "answers"
+        )
+    options = {"says_a", "says_yes"} & set(found.measures)
+    if options and "choice_accuracy" not in found.measures:
+        notes.append(
+            "whether options are still known where answers went wrong was not asked: "
+            "`forgeteval score --choices` compares their likelihoods"
+        )
+    return notes
+
+
 def correlation_sentence(found: Correlation) -> str:
     """What the correlation says, with its interval and the number of points."""
-    names = {"number_mass": "number mass", "bare_number": "bare-number rate"}
+    names = {
+        "number_mass": "number mass",
+        "bare_number": "bare-number rate",
+        "forced_number_mass": "number mass on the base's own answers",
+        "free_number_mass": "free-running number mass",
+        "kl_forward": "KL to the base",
+    }
     what = f"held-out change against shift of the {names[found.measure]}"
     points = f"n = {found.n} stages of runs"
     if found.rho != found.rho:

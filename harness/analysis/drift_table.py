@@ -1,0 +1,91 @@
+"""The table of drift: `drift.csv`, one row per strategy, stage, benchmark and measure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from harness.analysis.figures import measured_shift
+from harness.analysis.matrix import Drift, Judged, Trait
+from harness.analysis.scores import StudyScores
+from harness.analysis.shifts import MEAN, Form, Path, Shift, WrongKind, measures_of, never, shift_of
+from harness.analysis.strategies import role_at
+
+DRIFT_COLUMNS = [
+    "study", "strategy", "run", "n_runs", "stage", "stage_name", "trained_on", "benchmark", "role",
+    "measure", "unit", "n_samples", "n_groups", "before", "after", "shift", "ci_low", "ci_high",
+    "p_value",
+]  # fmt: skip
+HELD_OUT = "held_out"
+# How a measure's numbers are written: (unit, factor). Shares are percent, their shifts points.
+UNITS: Mapping[str, tuple[str, float]] = {
+    "words": ("words", 100.0), "kl_forward": ("nats", 1.0), "kl_reverse": ("nats", 1.0),
+}  # fmt: skip
+PERCENT = ("percent", 100.0)
+
+
+def rows(
+    judged: Judged, path: Path, level: float, held_out: Mapping[int, Sequence[Shift]]
+) -> Iterator[dict[str, object]]:
+    """The rows of one path; a trait that never occurs has none.
+
+    `held_out`: stage -> the shifts of held-out means that are known already.
+
+    Besides the traits: what is lost in form (`form`, of which `wrong_kind` is one part), and
+    what the lenient scorer does not see and sees (`superficial`, `essential`).
+    """
+    scores = judged.scores
+    traits: dict[str, Judged] = {name: Trait(scores, name) for name in measures_of(scores)}
+    if traits:
+        traits |= {"form": Form(scores, judged.scorer), "wrong_kind": WrongKind(scores)}
+    traits |= {"superficial": Drift(scores), "essential": Judged(scores, "lenient")}
+    for t in range(1, path.first.last + 1):
+        known = {shift.measure: shift for shift in held_out.get(t, ())}
+        for measure, trait in traits.items():
+            cells = {
+                name: path.change(name, t)
+                for name, bench in scores.benchmarks.items()
+                if measure in bench.rates or not isinstance(trait, Trait)
+            }
+            cells[HELD_OUT] = measured_shift(trait, path.runs, t)
+            for name, contrast in cells.items():
+                if never(trait, contrast):
+                    continue
+                shift = known.get(measure) if name == HELD_OUT else None
+                shift = shift or shift_of(trait, contrast, level)
+                if shift is not None:
+                    yield _row(scores, path, t, name) | _cells_of(measure, shift)
+
+
+def _row(scores: StudyScores, path: Path, t: int, name: str) -> dict[str, object]:
+    stage = path.first.stages[t]
+    return {
+        "study": scores.study,
+        "strategy": path.strategy.name,
+        "run": path.run,
+        "n_runs": len(path.runs),
+        "stage": stage.key.stage,
+        "stage_name": stage.name,
+        "trained_on": stage.trained_on,
+        "benchmark": name,
+        "role": MEAN if name == HELD_OUT else role_at(scores, name, path.first, t),
+    }
+
+
+def _cells_of(measure: str, shift: Shift) -> dict[str, object]:
+    change = shift.change
+    unit, factor = UNITS.get(measure.partition("@")[0], PERCENT)
+    return {
+        "measure": measure,
+        "unit": unit,
+        "n_samples": change.n_samples,
+        "n_groups": change.n_groups,
+        "before": factor * shift.before,
+        "after": factor * shift.after,
+        "shift": factor * change.delta,
+        # Nothing is known of a limit that has no end.
+        "ci_low": factor * change.low if np.isfinite(change.low) else np.nan,
+        "ci_high": factor * change.high if np.isfinite(change.high) else np.nan,
+        "p_value": change.p_value,
+    }
