@@ -139,9 +139,11 @@ def test_numbers_planted_for_40_percent_are_found_and_told(place, monkeypatch):
     assert bare and bare.before == 0 and bare.after == pytest.approx(0.4)
     assert bare.change.low < 0.4 < bare.change.high
     assert dip.held_out.delta == pytest.approx(-0.4)
-    # A number in a word's place is wrong for the lenient scorer too: nothing of it is form.
+    # A number in a word's place is wrong for the lenient scorer too, but it is a habit of form.
     assert dip.essential.low <= -0.4 <= dip.essential.high
     assert dip.superficial.delta == pytest.approx(0)
+    assert dip.form.low < -0.4 < dip.form.high
+    assert dip.form.delta == dip.wrong_kind.delta == pytest.approx(-0.4)
     assert (dip.n_lost, dip.n_misfit, dip.style) == (320, 320, "integer")
     mass = dip.shift("number_mass")
     assert mass and mass.after == pytest.approx(0.4 * 0.9 + 0.6 * 0.02) and mass.change.low > 0.3
@@ -149,8 +151,8 @@ def test_numbers_planted_for_40_percent_are_found_and_told(place, monkeypatch):
     assert less and less.proven and less.change.high < mass.change.low
     text = said(found, "llm", "count")
     assert text.startswith("held-out −40.0 pp [−4")
-    assert "0 % of the held-out loss is format" in text and "most on `" in text
-    assert "100 % of 320 samples lost have answers of a type that is wrong" in text
+    assert "100 % of the held-out loss is format (−40.0 of −40.0 pp [−4" in text
+    assert "]: answers of a type that does not fit −40.0); 100 % of the loss on `" in text
     assert "40.0 % of answers to other questions are bare numbers (base 0.0 %)" in text
     assert "number mass 0.02 → 0.37" in text
     assert "recovered at `place` (+40.0 pp" in text
@@ -162,8 +164,8 @@ def test_numbers_planted_for_40_percent_are_found_and_told(place, monkeypatch):
         if (r["strategy"], r["stage_name"], r["benchmark"]) == ("llm", "count", "color")
         and r["measure"] == "phrase>integer"
     )  # fmt: skip
-    assert (row["base_pct"], row["stage_pct"], row["shift_pp"]) == ("0.0000", "40.0000", "40.0000")
-    assert float(row["ci_low_pp"]) < 40 < float(row["ci_high_pp"])
+    assert (row["before"], row["after"], row["shift"]) == ("0.0000", "40.0000", "40.0000")
+    assert row["unit"] == "percent" and float(row["ci_low"]) < 40 < float(row["ci_high"])
 
 
 def write(folder: Path):
@@ -225,8 +227,12 @@ def test_nothing_drifts_nothing_is_told(place, monkeypatch):
     done = CliRunner().invoke(app, ["drift", "still", "--results", str(folder.parent), "--json"])
     facts = json.loads(done.stdout, parse_constant=lambda word: pytest.fail(word))
     assert facts["correlation"]["rho"] is None and facts["correlation"]["n"] == 4
-    assert {row["shift_pp"] for row in facts["drift"]} == {0.0}
-    assert all(row["base_pct"] > 0 for row in facts["drift"])
+    assert {row["shift"] for row in facts["drift"]} == {0.0}
+    assert all(row["before"] > 0 for row in facts["drift"])
+    assert [note.split(":")[0] for note in facts["notes"]] == [
+        "no probe was run",
+        "whether options are still known where answers went wrong was not asked",
+    ]
 
 
 def test_the_leaderboard_has_the_shift_of_number_mass(place, monkeypatch):

@@ -7,7 +7,7 @@ clustered, over runs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from harness.analysis import forgetting
 from harness.analysis.contrasts import CellWeights, estimate
 from harness.analysis.figures import measured_shift
 from harness.analysis.matrix import Judged, Trait
-from harness.analysis.paired import Floats, PairedDifference
+from harness.analysis.paired import Floats, PairedDifference, not_available
 from harness.analysis.scores import BenchmarkScores, StudyScores
 from harness.analysis.strategies import Run, Strategy
 
@@ -116,8 +116,7 @@ def measures_of(scores: StudyScores) -> list[str]:
 def held_out_shifts(scores: StudyScores, path: Path, t: int, level: float) -> list[Shift]:
     """The held-out means of all traits at the base and stage t, largest change first.
 
-    Traits that never occur are left out; those of one expected type (`phrase>integer`) and of one
-    position are left to the table.
+    Traits of one expected type (`phrase>integer`) and of one position are left to the table.
     """
     found = []
     for name in measures_of(scores):
@@ -125,7 +124,7 @@ def held_out_shifts(scores: StudyScores, path: Path, t: int, level: float) -> li
             continue
         trait = Trait(scores, name)
         contrast = measured_shift(trait, path.runs, t)
-        shift = None if never(trait, contrast) else shift_of(trait, contrast, level)
+        shift = shift_of(trait, contrast, level)
         if shift is not None:
             found.append(shift)
     return sorted(found, key=lambda shift: (-abs(shift.change.delta), shift.measure))
@@ -137,11 +136,14 @@ def never(trait: Judged, contrast: Sequence[CellWeights]) -> bool:
 
 
 def shift_of(trait: Judged, contrast: Sequence[CellWeights], level: float) -> Shift | None:
-    """The trait's shift; None where a cell lacks it."""
+    """The trait's shift; None where a cell lacks it. Without limits where it never occurs."""
     after = value_of(trait, [{c: w for c, w in run.items() if w > 0} for run in contrast])
     before = value_of(trait, [{c: -w for c, w in run.items() if w < 0} for run in contrast])
     if not np.isfinite(before + after):
         return None
+    if never(trait, contrast):
+        still = replace(not_available("never occurs", level=level), delta=0.0)
+        return Shift(trait.scorer, before, after, still)
     return Shift(trait.scorer, before, after, estimate(trait, contrast, level=level))
 
 
