@@ -6,16 +6,15 @@ carry are not applied, so that all checkpoints and both engines decode alike.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers import LogitsProcessor, StoppingCriteria
 
+from harness.engines.positions import ClassIndex, rounded
 from harness.types import Decoding
 
-# Masses are kept to this: the rounding of other batches does not show in the stored file.
-DECIMALS = 6
 NOT_NUMBERS = "the model's scores are not numbers (NaN or Inf)"
 
 
@@ -34,7 +33,7 @@ class NanWatch(LogitsProcessor):  # type: ignore[misc]
 class FirstMass(LogitsProcessor):  # type: ignore[misc]
     """Keeps the probability of each token class where the answers begin; changes nothing."""
 
-    def __init__(self, classes: Mapping[str, Sequence[int]]):
+    def __init__(self, classes: ClassIndex):
         self._classes = classes
         self.masses: list[dict[str, float]] = []
         """One per row once the first token was scored."""
@@ -45,21 +44,12 @@ class FirstMass(LogitsProcessor):  # type: ignore[misc]
         return scores
 
 
-def class_masses(
-    scores: torch.Tensor, classes: Mapping[str, Sequence[int]]
-) -> list[dict[str, float]]:
-    """Probability of each class of token ids in (rows, vocabulary) scores, row by row."""
-    shares = scores.float().softmax(-1)
-    names = list(classes)
-    columns = [
-        shares[:, torch.tensor(classes[name], dtype=torch.long, device=scores.device)].sum(-1)
-        for name in names
-    ]
-    if not columns:
+def class_masses(scores: torch.Tensor, classes: ClassIndex) -> list[dict[str, float]]:
+    """Probability of each token class in (rows, vocabulary) scores, row by row."""
+    if not classes.names:
         return [{} for _ in range(len(scores))]
-    # A sum of rounded shares may exceed 1 by a rounding error.
-    rows = torch.stack(columns, -1).clamp(max=1.0).double().round(decimals=DECIMALS).tolist()
-    return [dict(zip(names, row, strict=True)) for row in rows]
+    sums, _ = classes.of(scores.float().softmax(-1))
+    return [dict(zip(classes.names, row, strict=True)) for row in rounded(sums)]
 
 
 class StopStrings(StoppingCriteria):  # type: ignore[misc]

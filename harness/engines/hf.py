@@ -30,7 +30,6 @@ from harness.engines.positions import ClassIndex, Reader, with_reading
 from harness.engines.prompts import Prompter, first_line, refuse_long
 from harness.engines.weights import LiveWeights, NeedsConversionError
 from harness.errors import CheckpointError, Problem, SampleError, UserError
-from harness.token_classes import TokenClasses
 from harness.types import Checkpoint, Decoding, Prediction, Probe, Request
 
 # Requests prepared before the first batch runs: enough to sort by length, little enough that
@@ -92,8 +91,8 @@ class HFEngine:
         self._current: Inputs | None = None
         self._batch_tokens = options.batch_tokens
         self._stops: list[int] = []
-        self._classes: TokenClasses = {}
-        self._known_classes: dict[str, TokenClasses] = {}
+        self._classes = ClassIndex({})
+        self._known_classes: dict[str, ClassIndex] = {}
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -200,7 +199,8 @@ class HFEngine:
             limit = int(self._options.inputs_gb * 1e9)
             prompter = Prompter(checkpoint)
             self._inputs[fingerprint] = Inputs(prompter, limit)
-            self._known_classes[fingerprint] = prompter.classes(self._options.token_classes)
+            classes = prompter.classes(self._options.token_classes)
+            self._known_classes[fingerprint] = ClassIndex(classes)
         self._classes = self._known_classes[fingerprint]
         return self._inputs[fingerprint]
 
@@ -302,7 +302,7 @@ class HFEngine:
         if not any(probes):
             return FirstMass(self._classes)
         ends = self._stops or [self._pad()]
-        return Reader([probe or Probe() for probe in probes], ClassIndex(self._classes), ends)
+        return Reader([probe or Probe() for probe in probes], self._classes, ends)
 
     def _score_batch(self, batch: list[Job]) -> list[Prediction]:
         current = self._current

@@ -51,7 +51,7 @@ def read_positions(
 ) -> list[Position]:
     """What (rows, vocabulary) scores say; row r stands at position `steps[r]` of its answer."""
     logs = scores.float().log_softmax(-1)
-    sums, peaks = (_rounded(part) for part in classes.of(logs.exp()))
+    sums, peaks = (rounded(part) for part in classes.of(logs.exp()))
     found: list[Position] = [
         {"top1": top1, "masses": dict(zip(classes.names, row, strict=True))}
         for top1, row in zip(logs.argmax(-1).tolist(), sums, strict=True)
@@ -73,7 +73,7 @@ def read_positions(
         else:
             ids = part.topk(size, dim=-1).indices
         rest = part.scatter(-1, ids, -torch.inf).logsumexp(-1, keepdim=True)
-        buckets = _rounded(torch.cat([part.gather(-1, ids), rest], -1).clamp(min=LOWEST_LOG))
+        buckets = rounded(torch.cat([part.gather(-1, ids), rest], -1).clamp(min=LOWEST_LOG))
         for row, names, values in zip(rows, ids.tolist(), buckets, strict=True):
             found[row] |= {"ids": names, "logs": values}
     return found
@@ -179,6 +179,7 @@ def _kl(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
     return round(max(0.0, float(np.exp(p) @ (p - q))), DECIMALS)
 
 
-def _rounded(values: torch.Tensor) -> list[list[float]]:
+def rounded(values: torch.Tensor) -> list[list[float]]:
+    """(rows, k) values as lists, as precise as they are kept."""
     rows: list[list[float]] = values.double().round(decimals=DECIMALS).tolist()
     return rows

@@ -32,8 +32,7 @@ class _Noted:
     """What the worker process was told to look for, and what it found since it was last asked."""
 
     def __init__(self) -> None:
-        self.classes: Mapping[str, Sequence[int]] = {}
-        self.index = ClassIndex({})
+        self.classes = ClassIndex({})
         self.masses: dict[str, dict[str, float]] = {}
         self.positions: dict[str, dict[int, Position]] = {}
 
@@ -89,7 +88,7 @@ def _read(logits: torch.Tensor, probed: Mapping[int, _Asked]) -> None:
     asked = list(probed.values())
     probes = [a.probe for a in asked if a.probe]
     steps = [len(a.new) for a in asked]
-    read = read_positions(logits[list(probed)], probes, steps, _NOTED.index)
+    read = read_positions(logits[list(probed)], probes, steps, _NOTED.classes)
     for a, step, position in zip(asked, steps, read, strict=True):
         _NOTED.positions.setdefault(a.name, {})[step] = position
     forced = {
@@ -104,8 +103,7 @@ class Extension(ReloadExtension):
 
     def forgeteval_classes(self, classes: Mapping[str, Sequence[int]]) -> None:
         """The token ids of each class from now on; what was noted before is forgotten."""
-        _NOTED.classes = classes
-        _NOTED.index = ClassIndex(classes)
+        _NOTED.classes = ClassIndex(classes)
         _NOTED.masses.clear()
         _NOTED.positions.clear()
 
