@@ -181,7 +181,7 @@ def _probes(cell: Cell, ids: Sequence[str], store: Store) -> Iterator[tuple[str,
         return
     if not store.is_sealed(cell.task, cell.follows):
         raise DataError(cell.task, "the base's probe is not there to compare with; score it first")
-    base = store.read_predictions(cell.task, cell.follows)
+    base = store.predictions(cell.task, cell.follows)
     for name in ids:
         read = base[name].reading if name in base else None
         if read and read.tokens:

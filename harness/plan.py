@@ -53,6 +53,11 @@ class Cell:
     """The cell of the same task that must be sealed before this one can be asked; "" = none."""
 
     @property
+    def asks(self) -> str:
+        """What is asked: cells of one name have the same requests."""
+        return "/".join(filter(None, (self.task, self.kind, self.follows)))
+
+    @property
     def id(self) -> str:
         """The cell's name in the store."""
         return cell_id(self.signature)

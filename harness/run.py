@@ -253,9 +253,10 @@ class Requests:
         task = cell.task
         if task not in self._built:
             self._built[task] = self._build(self._benchmarks[task])
-        if cell.kind is None:
-            return self._built[task]
-        return requests_beside(cell, self._built[task], self._samples[task], self._store)
+        if cell.asks not in self._built:
+            all_of_task, samples = self._built[task], self._samples[task]
+            self._built[cell.asks] = requests_beside(cell, all_of_task, samples, self._store)
+        return self._built[cell.asks]
 
     def _build(self, benchmark: Benchmark) -> list[Request]:
         samples = benchmark.load()

@@ -44,10 +44,11 @@ CELL_SCHEMA = pa.schema(
         ("reason", pa.string()),
         ("class_mass", pa.map_(pa.string(), pa.float64())),
         ("choice_scores", pa.list_(pa.float64())),
+        ("reading", readings.TYPE),
     ]
 )
-# Cells of a probe have one more column.
-PROBE_SCHEMA = CELL_SCHEMA.append(pa.field("reading", readings.TYPE))
+# Columns that a cell has only where one of its rows has a value: cells of before have none.
+SPARSE_COLUMNS = ("reading",)
 SAMPLE_SCHEMA = pa.schema(
     [
         ("sample_id", pa.string()),
@@ -138,7 +139,7 @@ class Store:
 
         Raises ResultsError when the file was changed since it was sealed, or is another cell's.
         """
-        table, metadata = _read_parquet(self.cell_file(task, cell), CELL_SCHEMA, PROBE_SCHEMA)
+        table, metadata = _read_parquet(self.cell_file(task, cell), CELL_SCHEMA)
         if fault := _fault(table, metadata, cell):
             place = f"cells/{task}/{self.cell_file(task, cell).name}"
             raise ResultsError(place, f"{fault}; delete this file and score again")
@@ -176,13 +177,13 @@ class Store:
 
     def _is_told(self, journal: Path) -> bool:
         try:
-            sealed = self.read_predictions(journal.parent.name, journal.stem)
+            sealed = self.predictions(journal.parent.name, journal.stem)
         except ResultsError:
             return False  # `results check` tells; the journal may be all that is left
         answers, _ = _read_journal(journal)
         return all(sealed.get(name) == answer for name, answer in answers.items())
 
-    def read_predictions(self, task: str, cell: str) -> dict[str, Prediction]:
+    def predictions(self, task: str, cell: str) -> dict[str, Prediction]:
         """Sample id -> prediction of a sealed cell. Raises ResultsError as `read_cell` does."""
         rows = self.read_cell(task, cell)[0].to_pylist()
         try:
@@ -202,7 +203,7 @@ class Store:
         file = self.cell_file(task, cell_id(signature))
         journal = Journal(file, signature)
         if file.is_file():
-            sealed = self.read_predictions(task, file.stem).values()
+            sealed = self.predictions(task, file.stem).values()
             journal.done = {p.sample_id: p for p in sealed if p.status == "ok"} | journal.done
         return journal
 
@@ -241,8 +242,9 @@ class Journal:
         """Turns the journal into a sealed cell with rows in the order of the task's samples."""
         self.close()
         rows = [_row(self.done[sample_id]) for sample_id in order]
-        probed = any(row["reading"] for row in rows)
-        table = pa.Table.from_pylist(rows, PROBE_SCHEMA if probed else CELL_SCHEMA)
+        table = pa.Table.from_pylist(rows, CELL_SCHEMA)
+        bare = [name for name in SPARSE_COLUMNS if table[name].null_count == table.num_rows]
+        table = table.drop_columns(bare)
         failed = sum(row["status"] != "ok" for row in rows)
         metadata = {"signature": dict(self.signature), "n": len(rows), "n_failed": failed}
         _write_parquet(self.sealed, table, metadata | {"digest": _table_digest(table)})
@@ -256,7 +258,7 @@ class Journal:
 
 
 def _row(prediction: Prediction) -> dict[str, Any]:
-    """The prediction as a row of `PROBE_SCHEMA`."""
+    """The prediction as a row of `CELL_SCHEMA`."""
     row = asdict(prediction)
     mass, reading = row["class_mass"], prediction.reading
     return row | {
@@ -343,7 +345,7 @@ def _write_parquet(file: Path, table: pa.Table, metadata: Mapping[str, Any]) -> 
     write_atomically(file, sink.getvalue().to_pybytes())
 
 
-def _read_parquet(file: Path, *schemas: pa.Schema) -> tuple[pa.Table, dict[str, Any]]:
+def _read_parquet(file: Path, schema: pa.Schema) -> tuple[pa.Table, dict[str, Any]]:
     place = f"{file.parent.name}/{file.name}"
     try:
         table = pq.ParquetFile(file, page_checksum_verification=True).read()
@@ -363,7 +365,9 @@ def _read_parquet(file: Path, *schemas: pa.Schema) -> tuple[pa.Table, dict[str, 
         raise ResultsError(
             place, f"has schema {version}, this program reads {SCHEMA_VERSION}; update forgeteval"
         )
-    if not any(table.schema.equals(schema, check_metadata=False) for schema in schemas):
+    names = table.column_names
+    known = [f for f in schema if f.name in names or f.name not in SPARSE_COLUMNS]
+    if not table.schema.equals(pa.schema(known), check_metadata=False):
         raise ResultsError(place, "has other columns than forgeteval writes")
     return table, metadata
 

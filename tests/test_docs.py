@@ -239,6 +239,10 @@ def test_doctor_says_what_is_missing_and_how_to_get_it(monkeypatch: pytest.Monke
     assert found["hf"].cure == "pip install 'forgeteval[hf]'"
     assert "peft" in found["hf"].missing
     assert doctor.diagnose().gpus == ()
+    assert not any("MODEL_RUNNER" in line for line in doctor.diagnose().advice)
+    monkeypatch.setattr(doctor, "find_spec", lambda name: name)
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
+    assert any("probes cannot be read" in line for line in doctor.diagnose().advice)
 
 
 def test_doctor_reads_cards_whose_names_hold_commas() -> None:

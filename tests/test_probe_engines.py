@@ -14,6 +14,7 @@ from tiny_models import make_checkpoint, noise_image
 
 from harness.engines import create
 from harness.engines.positions import ClassIndex, kl, read_positions
+from harness.errors import UserError
 from harness.token_classes import read_tokenizer, token_classes
 from harness.types import Checkpoint, Decoding, Prediction, Probe, Reading, Request
 
@@ -188,6 +189,22 @@ def test_vllm_reads_what_the_full_distributions_say(folders: tuple[Path, Path]):
         assert mixed[name].tokens == reading.tokens
         for kind, masses in reading.masses.items():
             assert mixed[name].masses[kind] == pytest.approx(masses, abs=1e-3)
+
+
+@pytest.mark.vllm
+def test_where_vllm_cannot_be_probed_it_says_so(monkeypatch: pytest.MonkeyPatch):
+    from harness.engines import vllm
+
+    engine = create("vllm", {})
+    assert isinstance(engine, vllm.VLLMEngine)
+    takes = vllm._takes_processors
+    assert takes(engine._options), "vLLM is asked for its first model runner"
+    speculating = create("vllm", {"speculative_config": {"method": "ngram"}})
+    assert isinstance(speculating, vllm.VLLMEngine) and not takes(speculating._options)
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
+    assert not takes(engine._options)
+    with pytest.raises(UserError, match="unset VLLM_USE_V2_MODEL_RUNNER"):
+        list(engine.generate(base_requests()))
 
 
 def test_a_small_vocabulary_leaves_one_token_for_the_rest():

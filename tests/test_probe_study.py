@@ -112,10 +112,10 @@ def test_all_checkpoints_are_read_on_the_bases_answers(probed: Path):
     store, record = Store(probed), json.loads((probed / "study.json").read_text())
     for task in TASKS:
         cells = [stage["beside"]["forced"][task] for stage in record["stages"]]
-        base, *others = [store.read_predictions(task, cell) for cell in cells]
+        base, *others = [store.predictions(task, cell) for cell in cells]
         # Whole groups are drawn: the last one may pass the number.
         assert N <= len(base) <= N + 2
-        answers = store.read_predictions(task, record["stages"][0]["cells"][task])
+        answers = store.predictions(task, record["stages"][0]["cells"][task])
         for name, first in base.items():
             assert first.reading is not None and first.text == answers[name].text
             for other in others:

@@ -7,6 +7,7 @@ than the command itself and cannot be blocked by a broken torch.
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -171,6 +172,11 @@ def _advice(usable: set[str], *, has_gpu: bool) -> list[str]:
         lines.append("A GPU is here: pip install 'forgeteval[vllm]' makes sweeps faster.")
     if "hf" not in usable:
         lines.append("To score or tune with transformers: pip install 'forgeteval[hf]'.")
+    if "vllm" in usable and os.environ.get("VLLM_USE_V2_MODEL_RUNNER", "0") != "0":
+        lines.append(
+            "VLLM_USE_V2_MODEL_RUNNER is set: vLLM scores, but token classes and probes cannot be "
+            "read; unset it for those."
+        )
     if {"hf", "demo"} <= usable:
         lines.append("Try it: forgeteval demo")
     return lines

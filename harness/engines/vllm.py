@@ -71,8 +71,8 @@ VISION = re.compile(r"vision|visual|projector|image_newline")
 REFUSALS = (VLLMClientError, ValueError, RuntimeError, TypeError, KeyError, IndexError)
 PROCESSING_FILES = (*TOKENIZER_FILES, *PROCESSOR_FILES)
 NO_PROBES = (
-    "vLLM runs on its second model runner, which cannot be probed; unset VLLM_USE_V2_MODEL_RUNNER, "
-    "or probe with --engine hf"
+    "vLLM's distributions cannot be read on its second model runner, nor while it speculates; "
+    "unset VLLM_USE_V2_MODEL_RUNNER, drop engine.speculative_config, or probe with --engine hf"
 )
 
 Canary = tuple[tuple[int, float], ...]
@@ -358,7 +358,7 @@ class VLLMEngine:
 
     def _tell_classes(self, prompter: Prompter) -> bool:
         """Say which tokens are in which class; False where the worker reads no distributions."""
-        if not _takes_processors() or self._llm is None:
+        if not _takes_processors(self._options) or self._llm is None:
             return False
         classes = prompter.classes(self._options.token_classes)
         self._llm.collective_rpc("forgeteval_classes", kwargs={"classes": classes})
@@ -567,7 +567,7 @@ def _defaults(folder: Path, options: VLLMOptions) -> dict[str, Any]:
         "limit_mm_per_prompt": limits,
         "worker_extension_cls": f"{Extension.__module__}.{Extension.__qualname__}",
     }
-    if _takes_processors():
+    if _takes_processors(options):
         found["logits_processors"] = [Masses]
     if features := connector(options.arguments, options.features_gb):
         found["ec_transfer_config"] = features
@@ -580,12 +580,15 @@ def _defaults(folder: Path, options: VLLMOptions) -> dict[str, Any]:
     return found
 
 
-def _takes_processors() -> bool:
-    """Whether vLLM will run on its first model runner, as it is asked to where the environment
-    does not say otherwise: the second takes other processors.
+def _takes_processors(options: VLLMOptions) -> bool:
+    """Whether distributions can be read: by the first model runner, without speculation.
+
+    vLLM is asked for its first runner where the environment does not say otherwise; the second
+    takes other processors.
     """
     second = envs.VLLM_USE_V2_MODEL_RUNNER
-    return not (HAS_TRITON if second is None else second)
+    speculates = bool(options.arguments.get("speculative_config"))
+    return not (speculates or (HAS_TRITON if second is None else second))
 
 
 def _complete_folder(checkpoint: Checkpoint, temporary: Path) -> Path:

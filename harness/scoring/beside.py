@@ -74,7 +74,7 @@ def _stored(store: Store, stage: Mapping[str, Any], task: str) -> Iterator[tuple
     for kind in KINDS:
         cell = stage.get("beside", {}).get(kind, {}).get(task)
         if cell is not None and store.is_sealed(task, cell):
-            yield from ((kind, p) for p in store.read_predictions(task, cell).values())
+            yield from ((kind, p) for p in store.predictions(task, cell).values())
 
 
 def _forced(read: Reading) -> dict[str, float]:
