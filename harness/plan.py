@@ -58,6 +58,11 @@ class Cell:
         return "/".join(filter(None, (self.task, self.kind, self.follows)))
 
     @property
+    def pace(self) -> str:
+        """What its speed is remembered under: a probe takes longer than an answer."""
+        return self.task if self.kind is None else f"{self.task}/{self.kind}"
+
+    @property
     def id(self) -> str:
         """The cell's name in the store."""
         return cell_id(self.signature)

@@ -51,9 +51,9 @@ def estimate(file: Path, engine: str, plan: Plan) -> Estimate:
         return Estimate(None, f"no sweep with {engine} was measured here yet")
     usual = fmean(mine["tasks"].values())
     cells = [cell for _, group in groups for cell in group]
-    new = {cell.task for cell in cells} - mine["tasks"].keys()
+    new = {cell.pace for cell in cells} - mine["tasks"].keys()
     seconds = mine["start"] + (len(groups) - 1) * mine.get("swap", mine["start"])
-    seconds += sum(cell.n * mine["tasks"].get(cell.task, usual) for cell in cells)
+    seconds += sum(cell.n * mine["tasks"].get(cell.pace, usual) for cell in cells)
     basis = f"as measured here with {engine}"
     if new:
         basis += f"; {len(new)} tasks at the mean rate of the others"

@@ -284,7 +284,7 @@ def _answer(
         except EngineError:
             if last:
                 raise
-    spent = outcome.task_seconds.setdefault(cell.task, [0.0, 0.0])
+    spent = outcome.task_seconds.setdefault(cell.pace, [0.0, 0.0])
     spent[0] += outcome.n_answered - before
     spent[1] += time.monotonic() - began
     journal.seal([request.sample_id for request in asked])

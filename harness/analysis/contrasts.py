@@ -204,7 +204,7 @@ def add_up(
 def satterthwaite(halves: Sequence[float], dfs: Sequence[float]) -> float:
     """Degrees of freedom of a sum of independent variances, of which `halves` are the roots."""
     squares = np.square(np.asarray(halves, dtype=np.float64))
-    if not squares.sum() > 0:
+    if not 0 < squares.sum() < np.inf:  # nothing varies, or a limit has no end
         return float(min(dfs))
     return float(squares.sum() ** 2 / np.sum(squares**2 / np.asarray(dfs)))
 

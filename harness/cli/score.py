@@ -152,7 +152,7 @@ def score(
         outcome = study.score(opened, watch, workers=crew)
     print_outcome(console, opened, outcome, as_json=json_)
     if check_against and not outcome.exit_code:
-        other = study.open_study(manifest, replace(options, engine=check_against))
+        other = study.open_study(manifest, replace(options, engine=check_against, beside=()))
         with watching(console, "quiet" if quiet else progress) as watch:
             outcome = study.score(other, watch, record=False, workers=crew)
         print_agreement(console, disagreements(opened, other), as_json=json_)

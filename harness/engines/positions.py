@@ -181,5 +181,6 @@ def _kl(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
 
 def rounded(values: torch.Tensor) -> list[list[float]]:
     """(rows, k) values as lists, as precise as they are kept."""
-    rows: list[list[float]] = values.double().round(decimals=DECIMALS).tolist()
+    # On the processor: Apple's devices have no double precision.
+    rows: list[list[float]] = values.cpu().double().round(decimals=DECIMALS).tolist()
     return rows

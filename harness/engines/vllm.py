@@ -244,8 +244,7 @@ class VLLMEngine:
         )
         if ask.request.probe is None:
             return replace(found, class_mass=noted or None)
-        positions = [noted[step] for step in sorted(noted)]
-        return with_reading(found, ask.request, tokens, positions)
+        return with_reading(found, ask.request, tokens, noted or [])
 
     def log_likelihood(self, requests: Sequence[Request]) -> Iterator[Prediction]:
         """`choice_scores` (nats, one per choice) for each request; a request needs choices."""

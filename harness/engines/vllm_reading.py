@@ -111,9 +111,10 @@ class Extension(ReloadExtension):
         """The masses noted under these names, which are then forgotten."""
         return {name: _NOTED.masses.pop(name) for name in names if name in _NOTED.masses}
 
-    def forgeteval_positions(self, names: Sequence[str]) -> dict[str, dict[int, Position]]:
-        """The positions noted under these names, which are then forgotten."""
-        return {name: _NOTED.positions.pop(name) for name in names if name in _NOTED.positions}
+    def forgeteval_positions(self, names: Sequence[str]) -> dict[str, list[Position]]:
+        """The positions noted under these names, in order, which are then forgotten."""
+        found = {name: _NOTED.positions.pop(name) for name in names if name in _NOTED.positions}
+        return {name: [by_step[k] for k in sorted(by_step)] for name, by_step in found.items()}
 
 
 def extra_args(name: str, probe: Probe | None) -> dict[str, Any]:
