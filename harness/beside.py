@@ -46,12 +46,17 @@ class Asked:
     retry_failed: bool = False
 
 
-def kinds_of(forms: Sequence[str], choices: bool) -> tuple[Kind, ...]:
-    """The kinds that a command names. Raises ManifestError for a form that there is not."""
+def kinds_of(forms: Sequence[str], choices: bool, samples: int | None) -> tuple[Kind, ...]:
+    """The kinds that a command names.
+
+    Raises ManifestError for a form that there is not, and a number of samples for no probe.
+    """
     known = [kind for kind in KINDS if kind != "choices"]
     if wrong := [form for form in forms if form not in known]:
         hint = did_you_mean(wrong[0], known) or f"; expected {' or '.join(known)}"
         raise ManifestError("--probe", f"got {wrong[0]!r}{hint}")
+    if samples is not None and not forms:
+        raise ManifestError("--probe-samples", "says how many samples a probe reads; add --probe")
     return tuple(k for k in KINDS if k in forms or (choices and k == "choices"))
 
 
@@ -82,7 +87,9 @@ class _Planner:
         self._plan = plan
         self._store = store
         self._asked = asked
-        self._samples = {k: asked.samples or n for k, n in samples_before(store).items()}
+        before = samples_before(store)
+        asking = {kind: asked.samples for kind in asked.kinds if asked.samples}
+        self._samples: dict[Kind, int] = {**before, **asking}
         base = plan.stages[0][1]
         self._base = base.fingerprint if base else ""
         self._of_base = {

@@ -234,6 +234,8 @@ def test_the_command_takes_the_form_or_leaves_it_out(place: Path, probed: Path):
     assert plan("--probe", file)["cells_owed"] == 18
     assert plan("--probe", "free-running", file, "--choices")["cells_owed"] == 21
     assert plan("--probe", "free-running", "--probe", file)["cells_owed"] == 27
+    lonely = CliRunner().invoke(app, ["score", "--probe-samples", "5", file])
+    assert str(lonely.exception).startswith("--probe-samples: says how many samples a probe reads")
     wrong = CliRunner().invoke(app, ["score", "--probe=freerunning", file])
     assert wrong.exit_code != 0
     assert str(wrong.exception) == "--probe: got 'freerunning'; did you mean 'free-running'?"

@@ -140,7 +140,8 @@ def score(
     console = Console(stderr=json_, quiet=quiet)
     options = study.Options(
         results, suite, engine, limit, tuple(only or ()), verify, retry_failed, repeat_base,
-        base, pattern, kinds_of(probe or (), choices), probe_samples,
+        base, pattern, kinds_of(probe or (), choices, probe_samples),
+        probe_samples,
     )  # fmt: skip
     crew = Workers(executor, workers, address)
     crew.check()
