@@ -138,6 +138,25 @@ class _Planner:
         return sum(bool(options_of(sample)) for sample in samples)
 
 
+def waves(plan: Plan, store: Store) -> list[Plan]:
+    """The plan in parts, each of which can be swept in any order and by several engines at once.
+
+    A cell that follows another waits for the part after that one's, unless it is sealed already.
+    """
+    late = {
+        cell.id
+        for cell in plan.cells
+        if cell.owed and cell.follows and not store.is_sealed(cell.task, cell.follows)
+    }
+    if not late:
+        return [plan]
+    parts = [[c.owed and c.id not in late for c in plan.cells], [c.id in late for c in plan.cells]]
+    return [
+        replace(plan, cells=[replace(c, owed=o) for c, o in zip(plan.cells, owed, strict=True)])
+        for owed in parts
+    ]
+
+
 def samples_before(store: Store) -> dict[Kind, int]:
     """Samples per task that each kind of cell was scored on here; `SAMPLES` where none was."""
     try:

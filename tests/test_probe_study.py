@@ -19,6 +19,7 @@ from test_sweep_micro import shaken
 from typer.testing import CliRunner
 
 from harness import integrity, study
+from harness.beside import waves
 from harness.cli import app
 from harness.errors import ManifestError
 from harness.report.live import Quiet
@@ -158,6 +159,17 @@ def test_a_probe_whose_base_is_lost_is_no_score(place: Path, probed: Path, monke
     assert [f.why for f in outcome.failures] == [
         "micro_color: the base's probe is not there to compare with; score it first"
     ]
+
+
+def test_what_follows_the_bases_probe_waits_for_it(place: Path, probed: Path):
+    fresh = opened(place, "fresh", beside=PROBE)
+    first, second = waves(fresh.plan, fresh.store)
+    now, then = ([c for c in part.cells if c.owed] for part in (first, second))
+    assert [c.id for c in fresh.plan.cells if c.owed and c not in now] == [c.id for c in then]
+    assert {(c.kind, bool(c.follows)) for c in then} == {("forced", True)}
+    assert {c.follows for c in then} <= {c.id for c in now}
+    more = opened(place, "whole", beside=("forced",), probe_samples=N, only=("s@1",))
+    assert waves(more.plan, more.store) == [more.plan]
 
 
 def test_another_number_of_samples_is_another_cell(place: Path, probed: Path):
