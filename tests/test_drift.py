@@ -165,6 +165,14 @@ def test_numbers_planted_for_40_percent_are_found_and_told(place, monkeypatch):
         and r["measure"] == "phrase>integer"
     )  # fmt: skip
     assert (row["before"], row["after"], row["shift"]) == ("0.0000", "40.0000", "40.0000")
+    parts = {
+        (r["contrast"], r["measure"]): float(r["shift"])
+        for r in rows
+        if (r["strategy"], r["stage_name"], r["benchmark"]) == ("llm", "place", "held_out")
+    }
+    # What the stage before lost in form came back; against the base nothing is left of it.
+    assert parts["previous_to_stage", "form"] == parts["previous_to_stage", "essential"] == 40
+    assert parts["base_to_stage", "essential"] == 0
     assert row["unit"] == "percent" and float(row["ci_low"]) < 40 < float(row["ci_high"])
 
 

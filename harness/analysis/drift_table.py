@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from harness.analysis.contrasts import CellWeights
 from harness.analysis.figures import measured_shift
 from harness.analysis.matrix import Drift, Judged, Trait
 from harness.analysis.scores import StudyScores
@@ -13,11 +14,12 @@ from harness.analysis.shifts import MEAN, Form, Path, Shift, WrongKind, measures
 from harness.analysis.strategies import role_at
 
 DRIFT_COLUMNS = [
-    "study", "strategy", "run", "n_runs", "stage", "stage_name", "trained_on", "benchmark", "role",
-    "measure", "unit", "n_samples", "n_groups", "before", "after", "shift", "ci_low", "ci_high",
-    "p_value",
+    "study", "strategy", "run", "n_runs", "stage", "stage_name", "trained_on", "contrast",
+    "benchmark", "role", "measure", "unit", "n_samples", "n_groups", "before", "after", "shift",
+    "ci_low", "ci_high", "p_value",
 ]  # fmt: skip
 HELD_OUT = "held_out"
+FROM_BASE, FROM_PREVIOUS = "base_to_stage", "previous_to_stage"
 # How a measure's numbers are written: (unit, factor). Shares are percent, their shifts points.
 UNITS: Mapping[str, tuple[str, float]] = {
     "words": ("words", 100.0), "kl_forward": ("nats", 1.0), "kl_reverse": ("nats", 1.0),
@@ -33,29 +35,41 @@ def rows(
     `held_out`: stage -> the shifts of held-out means that are known already.
 
     Besides the traits: what is lost in form (`form`, of which `wrong_kind` is one part), and
-    what the lenient scorer does not see and sees (`superficial`, `essential`).
+    what the lenient scorer does not see and sees (`superficial`, `essential`); these against the
+    stage before as well.
     """
     scores = judged.scores
     traits: dict[str, Judged] = {name: Trait(scores, name) for name in measures_of(scores)}
+    parts: dict[str, Judged] = {
+        "superficial": Drift(scores),
+        "essential": Judged(scores, "lenient"),
+    }
     if traits:
-        traits |= {"form": Form(scores, judged.scorer), "wrong_kind": WrongKind(scores)}
-    traits |= {"superficial": Drift(scores), "essential": Judged(scores, "lenient")}
+        parts |= {"form": Form(scores, judged.scorer), "wrong_kind": WrongKind(scores)}
     for t in range(1, path.first.last + 1):
         known = {shift.measure: shift for shift in held_out.get(t, ())}
-        for measure, trait in traits.items():
-            cells = {
-                name: path.change(name, t)
-                for name, bench in scores.benchmarks.items()
-                if measure in bench.rates or not isinstance(trait, Trait)
-            }
-            cells[HELD_OUT] = measured_shift(trait, path.runs, t)
-            for name, contrast in cells.items():
+        steps = [(0, measure, trait) for measure, trait in {**traits, **parts}.items()]
+        steps += [(t - 1, measure, trait) for measure, trait in parts.items() if t > 1]
+        for start, measure, trait in steps:
+            for name, contrast in _contrasts(trait, path, start, t).items():
                 if never(trait, contrast):
                     continue
-                shift = known.get(measure) if name == HELD_OUT else None
+                shift = known.get(measure) if name == HELD_OUT and not start else None
                 shift = shift or shift_of(trait, contrast, level)
                 if shift is not None:
-                    yield _row(scores, path, t, name) | _cells_of(measure, shift)
+                    row = _row(scores, path, t, name) | _cells_of(measure, shift)
+                    yield row | {"contrast": FROM_PREVIOUS if start else FROM_BASE}
+
+
+def _contrasts(trait: Judged, path: Path, start: int, t: int) -> dict[str, Sequence[CellWeights]]:
+    """benchmark (and held-out mean) -> what its change from stage `start` to t sums up."""
+    benchmarks = trait.scores.benchmarks.items()
+    found: dict[str, Sequence[CellWeights]] = {
+        name: path.change(name, t, start)
+        for name, bench in benchmarks
+        if trait.scorer in bench.rates or not isinstance(trait, Trait)
+    }
+    return {**found, HELD_OUT: measured_shift(trait, path.runs, t, start)}
 
 
 def _row(scores: StudyScores, path: Path, t: int, name: str) -> dict[str, object]:

@@ -111,8 +111,8 @@ def by_run(strategy: Strategy, figure: RunFigure) -> list[CellWeights]:
     return [run.cells(weights) for run, weights in found if weights is not None]
 
 
-def measured_shift(trait: Judged, runs: Sequence[Run], t: int) -> list[CellWeights]:
-    """The held-out change of a trait up to stage t in each run that is so long.
+def measured_shift(trait: Judged, runs: Sequence[Run], t: int, start: int = 0) -> list[CellWeights]:
+    """The held-out change of a trait from stage `start` to t in each run that is so long.
 
     Not every benchmark has every trait: the mean is over those that have it in all these runs.
     """
@@ -123,10 +123,10 @@ def measured_shift(trait: Judged, runs: Sequence[Run], t: int) -> list[CellWeigh
         if all(
             name in run.course.held_out_at(t) and trait.has(name, run.key(place))
             for run in long
-            for place in (0, t)
+            for place in (start, t)
         )
     ]
-    weights = forgetting.mean_of([forgetting.change(name, 0, t) for name in names])
+    weights = forgetting.mean_of([forgetting.change(name, start, t) for name in names])
     return [run.cells(weights) for run in long] if weights else []
 
 

@@ -44,9 +44,9 @@ class Path:
         """A figure's contrast in each run; none where the figure is not defined."""
         return [run.cells(weights) for run in self.runs] if weights else []
 
-    def change(self, benchmark: str, t: int) -> list[CellWeights]:
-        """One benchmark's change from the base to stage t."""
-        return self.cells(forgetting.change(benchmark, 0, t))
+    def change(self, benchmark: str, t: int, start: int = 0) -> list[CellWeights]:
+        """One benchmark's change from stage `start` (the base) to stage t."""
+        return self.cells(forgetting.change(benchmark, start, t))
 
 
 @dataclass(frozen=True, slots=True)
