@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from math import inf
 from typing import Any
 
 import pyarrow as pa
@@ -58,10 +59,12 @@ def fits(reading: Reading) -> bool:
     r, n = reading, len(reading.tokens)
     ids = (r.tokens, r.top1, *r.top_ids)
     values = (*r.masses.values(), *r.peaks.values())
-    kept = (*values, *r.top_logs, r.kl_forward, r.kl_reverse)
+    far = (r.kl_forward, r.kl_reverse)
     return (
         all(type(token) is int and 0 <= token < 2**31 for row in ids for token in row)
-        and all(isinstance(value, float) for row in kept for value in row)
+        and all(isinstance(x, float) and 0 <= x <= 1 for row in values for x in row)
+        and all(isinstance(x, float) and 0 <= x < inf for row in far for x in row)
+        and all(isinstance(x, float) and -inf < x < 1 for row in r.top_logs for x in row)
         and all(isinstance(name, str) and name.isprintable() for name in (*r.masses, *r.peaks))
         and all(len(row) == n for row in (r.top1, *values))
         and all(len(row) in (0, n) for row in (r.top_ids, r.kl_forward, r.kl_reverse))

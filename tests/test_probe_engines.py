@@ -13,6 +13,7 @@ import torch
 from tiny_models import make_checkpoint, noise_image
 
 from harness.engines import create
+from harness.engines.hf import HFEngine
 from harness.engines.positions import ClassIndex, kl, read_positions
 from harness.errors import UserError
 from harness.token_classes import read_tokenizer, token_classes
@@ -146,6 +147,16 @@ def test_forced_answers_of_several_lengths_do_not_disturb_each_other(folders: tu
     for name, reading in together.items():
         assert reading.tokens == cut[name].tokens
         assert reading.kl_forward == pytest.approx(alone[name].kl_forward, abs=1e-5)
+
+
+def test_a_forced_answer_goes_on_past_what_this_checkpoint_ends_with(folders: tuple[Path, Path]):
+    engine = create("hf", {"batch_size": 8})
+    base, other = probe_both(engine, folders)
+    name, first = next((n, r) for n, r in base.items() if len(set(r.tokens)) > 2)
+    assert isinstance(engine, HFEngine)
+    engine._stops = [first.tokens[0]]
+    again = readings(engine.generate(forced_requests(base)))
+    assert again[name].kl_forward == pytest.approx(other[name].kl_forward, abs=1e-5)
 
 
 def test_a_free_running_probe_reads_the_answer_that_is_given(folders: tuple[Path, Path]):

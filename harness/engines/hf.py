@@ -30,7 +30,7 @@ from harness.engines.positions import ClassIndex, Reader, with_reading
 from harness.engines.prompts import Prompter, first_line, refuse_long
 from harness.engines.weights import LiveWeights, NeedsConversionError
 from harness.errors import CheckpointError, Problem, SampleError, UserError
-from harness.types import Checkpoint, Decoding, Prediction, Probe, Request
+from harness.types import Checkpoint, Prediction, Probe, Request
 
 # Requests prepared before the first batch runs: enough to sort by length, little enough that
 # their pixels fit in memory.
@@ -266,10 +266,14 @@ class HFEngine:
         inputs = self._model_inputs([job.row for job in batch], left=True)
         width = inputs["input_ids"].shape[1]
         watch, reader = NanWatch(), self._reader(batch)
-        stops = [StopStrings(tokenizer, decoding.stop, width)] if decoding.stop else []
+        # Forced answers end where they are told to, not where this checkpoint would end them.
+        forced = max(len(job.request.probe.tokens) if job.request.probe else 0 for job in batch)
+        stops = (
+            [StopStrings(tokenizer, decoding.stop, width)] if decoding.stop and not forced else []
+        )
         output = live.model.generate(
             **inputs,
-            generation_config=self._greedy(decoding),
+            generation_config=self._greedy(forced or decoding.max_new_tokens, ends=not forced),
             logits_processor=LogitsProcessorList([watch, reader]),
             stopping_criteria=StoppingCriteriaList(stops),
         )
@@ -367,11 +371,11 @@ class HFEngine:
             inputs.update({k: v.to(self._device, self._dtype) for k, v in pixels.items()})
         return inputs
 
-    def _greedy(self, decoding: Decoding) -> GenerationConfig:
+    def _greedy(self, max_new_tokens: int, *, ends: bool) -> GenerationConfig:
         return GenerationConfig(
-            max_new_tokens=decoding.max_new_tokens,
+            max_new_tokens=max_new_tokens,
             do_sample=False,
-            eos_token_id=self._stops or None,
+            eos_token_id=(self._stops or None) if ends else None,
             pad_token_id=self._pad(),
         )
 

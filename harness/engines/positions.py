@@ -111,7 +111,7 @@ class Reader(LogitsProcessor):  # type: ignore[misc]
         live = [
             row
             for row, probe in enumerate(self._probes)
-            if not self._done[row] and not (probe.tokens and step >= len(probe.tokens))
+            if (step < len(probe.tokens) if probe.tokens else not self._done[row])
         ]
         if live:
             probes = [self._probes[row] for row in live]
