@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from replay import ReplayEngine
 from test_drift import MANIFEST, gold_of, place, stage_of  # noqa: F401  (place is a fixture)
 
 from harness import engines, integrity, study
 from harness.analysis.drift import Explanation, explain
+from harness.analysis.scores import BenchmarkScores, StudyScores
+from harness.analysis.shifts import Form, WrongKind
 from harness.cli.drift import correlation_sentence, notes_of
 from harness.report.live import Quiet
 from harness.scoring.beside import likeliest
 from harness.scoring.study import read_scores
 from harness.study import Options
-from harness.types import Prediction, Reading, Request
+from harness.types import Prediction, Reading, Request, StageKey
 
 BASE_LOGS = (-0.1, -3.0, -4.0)
 Says = Callable[[str, str, int, str], str]
@@ -179,3 +183,17 @@ def test_the_likeliest_option_counts_spellings_together():
     assert likeliest(("A", "B"), (-2.0, -1.0)) == "B"
     assert likeliest(("yes", "no", "Yes", "No"), (-2.0, -1.5, -2.0, -9.0)) == "yes"
     assert likeliest(("yes", "no", "Yes", "No"), (-2.0, -0.5, -2.0, -9.0)) == "no"
+
+
+def test_form_without_types_of_answers_is_what_the_lenient_scorer_forgives():
+    key, one = StageKey("base", "0", 0), np.ones((3, 1))
+    values = {"strict": np.array([[1.0], [0.0], [0.0]]), "lenient": np.array([[1.0], [1.0], [0.0]])}
+    bench = BenchmarkScores(
+        "b", "held_out", "accuracy", np.array(["1", "2", "3"], object), np.arange(3), one[:, 0],
+        0 * one[:, 0], (key,), values, one.astype(np.uint8), one < 0,
+    )  # fmt: skip
+    scores = StudyScores("s", "m", (), {"b": bench})
+    assert Form(scores, "strict").values(bench).T.tolist() == [[0, -1, 0]]
+    typed = replace(bench, rates={"misfit_integer": one, "misfit_empty": 0 * one})
+    assert WrongKind(scores).values(typed).T.tolist() == [[0, 0, -1]]
+    assert Form(scores, "strict").values(typed).T.tolist() == [[0, -1, -1]]

@@ -86,6 +86,7 @@ class Form(WrongKind):
     """What of a score's loss is form: right answers in other words, and answers of a wrong type.
 
     The rest, wrong answers of the right type, is content. Both sum up to the score's change.
+    Where the types of answers are not known, form is what the lenient scorer forgives.
     """
 
     def __init__(self, scores: StudyScores, scorer: str):
@@ -96,8 +97,9 @@ class Form(WrongKind):
         """(n, n_columns) in [-1, 0] for any honest pair of scorers."""
         if self._judge not in bench.values:
             return np.full(bench.status.shape, np.nan)
-        wrong = super().values(bench)
-        return np.asarray(bench.values[self._judge] - bench.values.get("lenient", np.nan) + wrong)
+        forgiven = bench.values[self._judge] - bench.values.get("lenient", np.nan)
+        typed = any(name.startswith("misfit_") for name in bench.rates)
+        return np.asarray(forgiven + super().values(bench) if typed else forgiven)
 
 
 def paths_of(strategy: Strategy) -> list[Path]:

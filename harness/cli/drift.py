@@ -107,8 +107,10 @@ def _values(found: Correlation) -> dict[str, Any]:
 
 
 def notes_of(found: Explanation) -> list[str]:
-    """What was not measured, and how to measure it."""
-    notes = []
+    """What was not measured, and how to measure it; nothing where only scores are known."""
+    notes: list[str] = []
+    if not found.measures:
+        return notes
     if "number_mass" not in found.measures:
         notes.append("the probability of numbers where answers begin was not measured")
     if not any(name.startswith("forced_") for name in found.measures):
