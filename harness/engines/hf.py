@@ -273,7 +273,9 @@ class HFEngine:
         )
         output = live.model.generate(
             **inputs,
-            generation_config=self._greedy(forced or decoding.max_new_tokens, ends=not forced),
+            generation_config=self._greedy(
+                forced or decoding.max_new_tokens, () if forced else self._stops
+            ),
             logits_processor=LogitsProcessorList([watch, reader]),
             stopping_criteria=StoppingCriteriaList(stops),
         )
@@ -371,11 +373,11 @@ class HFEngine:
             inputs.update({k: v.to(self._device, self._dtype) for k, v in pixels.items()})
         return inputs
 
-    def _greedy(self, max_new_tokens: int, *, ends: bool) -> GenerationConfig:
+    def _greedy(self, max_new_tokens: int, ends: Sequence[int]) -> GenerationConfig:
         return GenerationConfig(
             max_new_tokens=max_new_tokens,
             do_sample=False,
-            eos_token_id=(self._stops or None) if ends else None,
+            eos_token_id=list(ends) or None,
             pad_token_id=self._pad(),
         )
 

@@ -40,27 +40,27 @@ def beside_columns(
     stages: Sequence[Mapping[str, Any]],
     task: str,
     samples: Sequence[Sample],
-    scorer: Scorer,
+    scorer: Scorer | None,
     texts: Sequence[Sequence[str | None] | None],
 ) -> Columns:
     """measure -> (n_samples, n_stages) values, of the stages as `study.json` lists them.
 
-    `texts[j][i]`: stage j's own answer to sample i. Raises ResultsError for a damaged cell.
+    `texts[j][i]`: stage j's own answer to sample i. Without a scorer options are not graded.
+    Raises ResultsError for a damaged cell.
     """
     found: Columns = {}
     places = {sample.id: i for i, sample in enumerate(samples)}
-    grader = Grader(scorer, samples)
+    grader = Grader(scorer, samples) if scorer else None
     for j, stage in enumerate(stages):
         for kind, prediction in _stored(store, stage, task):
             i = places.get(prediction.sample_id)
             if i is None or prediction.status != "ok":
                 continue
-            if kind == "choices":
+            values: dict[str, float] = {}
+            if kind == "choices" and grader:
                 own = texts[j]
                 values = _of_choices(samples[i], prediction, own[i] if own else None, grader)
-            elif prediction.reading is None or not prediction.reading.tokens:
-                continue
-            else:
+            elif prediction.reading and prediction.reading.tokens:
                 values = (_forced if kind == "forced" else _free)(prediction.reading)
             for measure, value in values.items():
                 if measure not in found:

@@ -67,7 +67,7 @@ def read_scores(
         bench = grade_benchmark(task, row["role"], samples, columns, answers, scorers)
         if traits:
             texts = [a.texts if a else None for a in answers]
-            strict = task.scorers["strict"]
+            strict = task.scorers.get("strict")
             read = beside_columns(store, record["stages"], name, samples, strict, texts)
             bench = with_rates(bench, task.headline, samples, trait_columns(samples, texts) | read)
         benchmarks[name] = bench
