@@ -18,6 +18,8 @@ from harness import engines, study
 from harness.analysis import JudgeOptions, judge
 from harness.cli import app
 from harness.errors import UserError
+from harness.manifest import base_stage
+from harness.plan import Plan
 from harness.report.content import Wanted, gather
 from harness.report.live import Quiet
 from harness.scoring.study import read_scores
@@ -139,7 +141,7 @@ def test_without_a_suite_the_reference_studys_is_meant(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ):
     # Planning would fetch the data sets.
-    monkeypatch.setattr(study, "make_plan", lambda *_, **__: None)
+    monkeypatch.setattr(study, "make_plan", lambda *_, **__: Plan({}, [(base_stage(), None)], ()))
     opened = open_study(Path("ckpt"), Options(base=Path("models/base")))
     suite = opened.manifest.suite
     assert suite.targets == ["cub200", "pixmo_count", "pathvqa", "textvqa", "timeclock"]
