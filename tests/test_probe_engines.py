@@ -225,6 +225,12 @@ def test_a_small_vocabulary_leaves_one_token_for_the_rest():
     assert np.exp(found["logs"]).sum() == pytest.approx(1, abs=1e-5)
 
 
+def test_another_vocabulary_is_refused():
+    probe = Probe((1,), ((1, 7),), ((-1.0, -1.0, -1.0),))
+    with pytest.raises(ValueError, match="not in this model's vocabulary"):
+        read_positions(torch.zeros((1, 4)), [probe], [0], ClassIndex({}))
+
+
 def test_kl_by_hand():
     half, most = [np.log(0.5), np.log(0.5)], [np.log(0.9), np.log(0.1)]
     forward, reverse = kl(half, most)

@@ -49,7 +49,10 @@ class ClassIndex:
 def read_positions(
     scores: torch.Tensor, probes: Sequence[Probe], steps: Sequence[int], classes: ClassIndex
 ) -> list[Position]:
-    """What (rows, vocabulary) scores say; row r stands at position `steps[r]` of its answer."""
+    """What (rows, vocabulary) scores say; row r stands at position `steps[r]` of its answer.
+
+    Raises ValueError where the base's tokens are not in this vocabulary.
+    """
     logs = scores.float().log_softmax(-1)
     sums, peaks = (rounded(part) for part in classes.of(logs.exp()))
     found: list[Position] = [
@@ -69,6 +72,8 @@ def read_positions(
         part = logs[rows]
         if probes[rows[0]].top_ids:
             listed = [probes[row].top_ids[steps[row]] for row in rows]
+            if max(map(max, listed)) >= logs.shape[1]:  # a GPU would not survive the attempt
+                raise ValueError("the base's tokens are not in this model's vocabulary")
             ids = torch.tensor(listed, dtype=torch.long, device=logs.device)
         else:
             ids = part.topk(size, dim=-1).indices
