@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
 SHOWN_FACTS = 3
 # Percent of a loss that must be of one part before that part is named.
 TOLD_SHARE = 10
-# Kinds of shifts by the start of their names, in the order in which they are told.
-_ANSWER_KINDS = ("misfit_", "says_", "count_")
+# Shifts that are told, in this order. Of one distribution (letters, counts) only the largest is:
+# what one option gains the others lose.
+_TOLD = (r"misfit_.*", r"says_[a-h]", r"says_yes", r"count_.*")
+_ONE_DISTRIBUTION = (r"says_[a-h]", r"count_.*")
 
 
 def sentence(found: StageDrift, later: Sequence[StageDrift] = ()) -> str:
@@ -103,8 +106,10 @@ def _trait_facts(found: StageDrift) -> Iterator[str]:
     first = [f"misfit_{found.style}"] if found.style else []
     if found.style in ("integer", "decimal", ""):
         first = ["bare_number"]
-    names = [shift.measure for shift in found.shifts]
-    rest = [name for kind in _ANSWER_KINDS for name in names if name.startswith(kind)]
+    rest: list[str] = []
+    for pattern in _TOLD:
+        names = [s.measure for s in found.shifts if re.fullmatch(pattern, s.measure)]
+        rest += names[:1] if pattern in _ONE_DISTRIBUTION else names
     # A bare number is an integer where none fits: one fact, told once.
     double = {"misfit_integer"} if "bare_number" in first else {"bare_number"}
     told = 0
