@@ -67,6 +67,7 @@ def study(
 
     from harness.analysis.drift import explain
     from harness.analysis.options import JudgeOptions
+    from harness.record import read_record
     from harness.report.csv_files import csv_text, write_text
     from harness.scoring.study import read_scores
     from harness.study import study_folder
@@ -75,17 +76,19 @@ def study(
     options = JudgeOptions(scorer=scorer, level=level)
     found = explain(read_scores(folder, traits=True), options)
     file = write_text(folder / "drift.csv", csv_text(found.table))
+    # Other people's answers have no checkpoints here that could be read.
+    notes = notes_of(found) if read_record(folder)["kind"] == "scored" else []
     if json_:
-        typer.echo(json.dumps(as_json(found), indent=1, ensure_ascii=True))
+        typer.echo(json.dumps(as_json(found, notes), indent=1, ensure_ascii=True))
         return
     console = Console()
     correlations = map(correlation_sentence, found.correlations)
-    for line in [*found.sentences(), *correlations, *notes_of(found)]:
+    for line in [*found.sentences(), *correlations, *notes]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"written to {file}", markup=False, highlight=False, soft_wrap=True)
 
 
-def as_json(found: Explanation) -> dict[str, Any]:
+def as_json(found: Explanation, notes: list[str]) -> dict[str, Any]:
     """The explanation as JSON values; null = NA."""
     import json
 
@@ -93,7 +96,7 @@ def as_json(found: Explanation) -> dict[str, Any]:
     return {
         "study": found.study,
         "sentences": found.sentences(),
-        "notes": notes_of(found),
+        "notes": notes,
         "correlation": _values(found.correlation),
         "correlations": [_values(correlation) for correlation in found.correlations],
         "drift": table,
@@ -107,10 +110,8 @@ def _values(found: Correlation) -> dict[str, Any]:
 
 
 def notes_of(found: Explanation) -> list[str]:
-    """What was not measured, and how to measure it; nothing where only scores are known."""
-    notes: list[str] = []
-    if not found.measures:
-        return notes
+    """What was not measured of a study's checkpoints, and how to measure it."""
+    notes = []
     if "number_mass" not in found.measures:
         notes.append("the probability of numbers where answers begin was not measured")
     if not any(name.startswith("forced_") for name in found.measures):
