@@ -84,6 +84,27 @@ class Outcome:
     notices: list[str] = field(default_factory=list)
     """What went wrong with workers without costing a cell, for people."""
 
+    def then(self, later: Outcome) -> Outcome:
+        """Both sweeps as one, the other after this one."""
+        spent = {name: list(pair) for name, pair in self.task_seconds.items()}
+        for name, (n, seconds) in later.task_seconds.items():
+            known = spent.setdefault(name, [0.0, 0.0])
+            spent[name] = [known[0] + n, known[1] + seconds]
+        return Outcome(
+            n_answered=self.n_answered + later.n_answered,
+            n_failed=self.n_failed + later.n_failed,
+            n_sealed=self.n_sealed + later.n_sealed,
+            seconds=self.seconds + later.seconds,
+            failures=[*self.failures, *later.failures],
+            interrupted=self.interrupted or later.interrupted,
+            start_seconds=later.start_seconds if self.start_seconds is None else self.start_seconds,
+            swap_seconds=[*self.swap_seconds, *later.swap_seconds],
+            task_seconds=spent,
+            n_restarts=self.n_restarts + later.n_restarts,
+            n_lost=self.n_lost + later.n_lost,
+            notices=[*self.notices, *later.notices],
+        )
+
     @property
     def exit_code(self) -> int:
         """0 when everything asked for is there; 130 after Ctrl-C, as shells expect."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import engines, executors, rates
-from harness.beside import Asked, with_beside
+from harness.beside import Asked, waves, with_beside
 from harness.checkpoints import is_adapter
 from harness.discover import discover
 from harness.engines.options import LIBRARIES
@@ -176,9 +176,18 @@ def training_costs(plan: Plan) -> dict[str, dict[str, float | None]]:
 
 
 def _sweep_with(workers: Workers, opened: OpenStudy, watch: Watch) -> Outcome:
-    """The sweep by several workers. Nothing is started if nothing is owed."""
-    if not any(cell.owed for cell in opened.plan.cells):
-        return Outcome()
+    """The sweep by several workers. Nothing is started if nothing is owed.
+
+    What must wait for the base's probe is swept after everything else.
+    """
+    outcome = Outcome()
+    for plan in waves(opened.plan, opened.store):
+        if any(cell.owed for cell in plan.cells) and not outcome.interrupted:
+            outcome = outcome.then(_sweep_part(workers, replace(opened, plan=plan), watch))
+    return outcome
+
+
+def _sweep_part(workers: Workers, opened: OpenStudy, watch: Watch) -> Outcome:
     engine = opened.manifest.engine
     executor = executors.create(
         workers,

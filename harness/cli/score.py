@@ -47,6 +47,28 @@ class _ProbeForm(TyperCommand):
         return super().parse_args(ctx, given)
 
 
+Probe = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[FORM]",
+        help="Read distributions too: forced (on the base's answers) unless free-running "
+        "(the reference study's form) is said; both may be given.",
+    ),
+]
+ProbeSamples = Annotated[
+    int | None, typer.Option(min=1, help="Samples per task that a probe reads; else 64.")
+]
+Choices = Annotated[
+    bool, typer.Option(help="Score the likelihood of options too, where questions have some.")
+]
+
+
+CheckAgainst = Annotated[
+    str | None,
+    typer.Option(metavar="ENGINE", help="Score with this engine too; list answers that differ."),
+]
+
+
 def score(
     manifest: Annotated[
         Path,
@@ -82,26 +104,10 @@ def score(
     repeat_base: Annotated[
         bool, typer.Option(help="Score the base once more at the end: the noise floor.")
     ] = False,
-    probe: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[FORM]",
-            help="Read distributions too: forced (on the base's answers) unless free-running "
-            "(the reference study's form) is said; both may be given.",
-        ),
-    ] = None,
-    probe_samples: Annotated[
-        int | None, typer.Option(min=1, help="Samples per task that a probe reads; else 64.")
-    ] = None,
-    choices: Annotated[
-        bool, typer.Option(help="Score the likelihood of options too, where questions have some.")
-    ] = False,
-    check_against: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ENGINE", help="Score with this engine too; list answers that differ."
-        ),
-    ] = None,
+    probe: Probe = None,
+    probe_samples: ProbeSamples = None,
+    choices: Choices = False,
+    check_against: CheckAgainst = None,
     workers: Annotated[
         int | None,
         typer.Option(min=1, help="Engines at once, each on its own GPU(s) or share of the cores."),
@@ -130,8 +136,8 @@ def score(
 
     from harness import study
     from harness.agreement import disagreements
-    from harness.executors import Workers
     from harness.beside import kinds_of
+    from harness.executors import Workers
     from harness.report.live import watching
     from harness.report.plan_tables import print_agreement, print_outcome, print_plan
 

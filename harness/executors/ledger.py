@@ -69,7 +69,7 @@ def owed_cells(plan: Plan, done: Mapping[str, int] | None = None) -> list[Owed]:
         kind = _architecture(checkpoint)
         for cell in cells:
             n = max(0, cell.n - (done or {}).get(cell.id, 0))
-            found.append(Owed(len(found), str(number), kind, cell.task, n))
+            found.append(Owed(len(found), str(number), kind, cell.pace, n))
     return found
 
 
@@ -145,7 +145,7 @@ class Ledger:
         taken, opened.unasked = opened.unasked[: grant.n], opened.unasked[grant.n :]
         opened.n_flying += 1
         self._jobs += 1
-        witness = self._witness(opened.cell.task, asked)
+        witness = self._witness(opened.cell.asks, asked)
         return Job(self._jobs, opened.cell, tuple(taken), witness), asked
 
     def keep(self, cell: int, job: Job, predictions: Sequence[Prediction]) -> None:
@@ -212,7 +212,7 @@ class Ledger:
 
     def answered(self, job: Job, seconds: float) -> None:
         """Learns what the requests of a task take."""
-        spent = self.outcome.task_seconds.setdefault(job.cell.task, [0.0, 0.0])
+        spent = self.outcome.task_seconds.setdefault(job.cell.pace, [0.0, 0.0])
         spent[0] += len(job.sample_ids)
         spent[1] += seconds
         self._learn()
@@ -239,7 +239,7 @@ class Ledger:
     def _open(self, number: int) -> list[Request]:
         """The requests of the cell's task; from now on it is known which of them it owes."""
         opened = self._cells[number]
-        asked = self._prepared.of(opened.cell.task)
+        asked = self._prepared.of(opened.cell)
         if opened.order:
             return asked
         if opened.journal is None:
@@ -265,15 +265,15 @@ class Ledger:
         self.outcome.n_sealed += 1
         self._watch.sealed(self.group(number).label, opened.cell.task)
 
-    def _witness(self, task: str, asked: Sequence[Request]) -> str:
-        """Hash of the first picture of the task that can be read here; "" if there is none."""
-        if task not in self._witnesses:
-            self._witnesses[task] = ""
+    def _witness(self, asks: str, asked: Sequence[Request]) -> str:
+        """Hash of the first picture asked about that can be read here; "" if there is none."""
+        if asks not in self._witnesses:
+            self._witnesses[asks] = ""
             for image in (image for request in asked for image in request.images[:1]):
                 with contextlib.suppress(SampleError):
-                    self._witnesses[task] = image.sha256
+                    self._witnesses[asks] = image.sha256
                     break
-        return self._witnesses[task]
+        return self._witnesses[asks]
 
     def _learn(self) -> None:
         """Better expectations from what was measured so far."""

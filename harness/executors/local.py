@@ -87,9 +87,9 @@ class LocalExecutor:
     def send(self, worker: int, job: Job, requests: Sequence[Request]) -> None:
         """Requests go with the first job that needs them."""
         told = self._processes[worker].told
-        if job.cell.task not in told:
-            self._tell(worker, TaskRequests(job.cell.task, requests))
-            told.add(job.cell.task)
+        if job.cell.asks not in told:
+            self._tell(worker, TaskRequests(job.cell.asks, requests))
+            told.add(job.cell.asks)
         self._tell(worker, job)
 
     def events(self, seconds: float) -> Iterator[Event]:

@@ -39,9 +39,10 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class TaskRequests:
-    """All requests of a task, sent before the first job that needs them."""
+    """All requests of cells that ask the same, sent before the first job that needs them."""
 
     task: str
+    """`Cell.asks`: the task's name, unless something beside its answers is asked."""
     requests: Sequence[Request]
 
 

@@ -140,7 +140,7 @@ class RayExecutor:
 
     def send(self, worker: int, job: Job, requests: Sequence[Request]) -> None:
         """Requests lie in Ray's store once, however many workers need them."""
-        task, known = job.cell.task, self._actors[worker]
+        task, known = job.cell.asks, self._actors[worker]
         if task not in self._tasks:
             self._tasks[task] = self._ray.put(list(requests))
         # In a mapping the reference is passed as such; the actor reads it where it is.

@@ -119,18 +119,21 @@ class Worker:
         yield Loaded(time.monotonic() - began, started)
 
     def _see(self, job: Job) -> None:
-        """Once per task: the picture that the writer could read is the same here."""
-        task = job.cell.task
-        if not job.witness or task in self._seen:
+        """Once for what is asked: the picture that the writer could read is the same here."""
+        asks = job.cell.asks
+        if not job.witness or asks in self._seen:
             return
-        pictures = (image for request in self._tasks[task].values() for image in request.images[:1])
+        asked = self._tasks[asks].values()
+        pictures = (image for request in asked for image in request.images[:1])
         if not any(_hash(image) == job.witness for image in pictures):
-            raise UnfitError(task, f"its pictures cannot be read on this machine; {SHARED}")
-        self._seen.add(task)
+            raise UnfitError(
+                job.cell.task, f"its pictures cannot be read on this machine; {SHARED}"
+            )
+        self._seen.add(asks)
 
     def _answer(self, job: Job) -> Iterator[Answers]:
         """Predictions in groups, small and soon enough that a death loses little."""
-        asked = [self._tasks[job.cell.task][name] for name in job.sample_ids]
+        asked = [self._tasks[job.cell.asks][name] for name in job.sample_ids]
         waiting: list[Prediction] = []
         left = dict.fromkeys(job.sample_ids)
         flushed = time.monotonic()

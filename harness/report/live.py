@@ -60,7 +60,8 @@ class _Counting(Quiet):
         self.started = time.monotonic()
 
     def begin(self, n_requests: int, n_cells: int) -> None:
-        self.total, self.cells = n_requests, n_cells
+        # A sweep in parts says so at the beginning of each.
+        self.total, self.cells = self.done + n_requests, self.cells_done + n_cells
         self.started = time.monotonic()
 
     def checkpoint(self, label: str) -> None:
