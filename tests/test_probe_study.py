@@ -22,6 +22,7 @@ from harness import integrity, study
 from harness.beside import waves
 from harness.cli import app
 from harness.errors import ManifestError
+from harness.executors import Workers
 from harness.report.live import Quiet
 from harness.scoring.study import read_scores
 from harness.store import Store
@@ -170,6 +171,22 @@ def test_what_follows_the_bases_probe_waits_for_it(place: Path, probed: Path):
     assert {c.follows for c in then} <= {c.id for c in now}
     more = opened(place, "whole", beside=("forced",), probe_samples=N, only=("s@1",))
     assert waves(more.plan, more.store) == [more.plan]
+
+
+def test_several_workers_read_what_one_engine_reads(place: Path, probed: Path):
+    asked = opened(place, "crew", beside=("forced", "choices"), probe_samples=N, only=("s@1",))
+    outcome = study.score(asked, Quiet(), workers=Workers("local", 2, None))
+    assert outcome.exit_code == 0 and not outcome.n_failed, outcome.failures
+    whole = Store(probed)
+    cells = [cell for cell in asked.plan.cells if cell.owed and cell.kind == "forced"]
+    assert len(cells) == 6
+    for cell in cells:
+        ours = asked.store.predictions(cell.task, cell.id)
+        for name, other in whole.predictions(cell.task, cell.id).items():
+            assert ours[name].reading.tokens == other.reading.tokens
+            assert ours[name].reading.kl_forward == pytest.approx(
+                other.reading.kl_forward, abs=1e-4
+            )
 
 
 def test_another_number_of_samples_is_another_cell(place: Path, probed: Path):
