@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from harness.errors import Problem, ResultsError
-from harness.manifest import Name
+from harness.lmeval.settings import check_benchmark_name, is_lm_eval
+from harness.manifest import Name, check_name
 from harness.registry import InlineTask
 from harness.store import SCHEMA_VERSION, read_json
 
@@ -25,6 +26,13 @@ CellId = Annotated[str, Field(pattern=r"^[0-9a-f]{20}$")]
 Label = Annotated[str, Field(max_length=400)]
 
 
+def _check_benchmark(name: str) -> str:
+    return check_benchmark_name(name) if is_lm_eval(name) else check_name(name)
+
+
+BenchmarkName = Annotated[str, AfterValidator(_check_benchmark)]
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -32,10 +40,14 @@ class _Part(BaseModel):
 class BenchmarkRow(_Part):
     """A benchmark of the study: its data by content and its number of samples."""
 
-    name: Name
+    name: BenchmarkName
     role: Literal["target", "held_out", "probe"]
     data: Hash
     n: Annotated[int, Field(ge=1)]
+    metric: Label = ""
+    grading: Hash | None = None
+    """For lm-eval's tasks: the definition that their grades must be made by."""
+    note: Label = ""
 
 
 class StageRow(_Part):
@@ -46,7 +58,7 @@ class StageRow(_Part):
     stage: Annotated[int, Field(ge=0)]
     name: Label
     trained_on: Label | None
-    cells: dict[Name, CellId]
+    cells: dict[BenchmarkName, CellId]
 
 
 class CostRow(_Part):
@@ -74,7 +86,7 @@ class Record(_Part):
     tasks: dict[Name, dict[str, Any]]
     components: dict[Name, Label]
     stages: Annotated[list[StageRow], AfterValidator(_has_base)]
-    base_again: dict[Name, CellId] = {}
+    base_again: dict[BenchmarkName, CellId] = {}
     costs: dict[Name, CostRow] = {}
 
 

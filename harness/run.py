@@ -26,9 +26,9 @@ from harness.errors import (
     EngineError,
     UserError,
 )
-from harness.plan import Benchmark, Cell, Failure, Plan, requests
+from harness.plan import Benchmark, Cell, Failure, Plan
 from harness.store import Journal, Store
-from harness.types import Checkpoint, Engine, Prediction, Profile, Request
+from harness.types import OWN_METRIC, Checkpoint, Engine, Prediction, Profile, Request
 
 # Answers are made durable in groups: at most this many, or this old in seconds.
 FLUSH_COUNT = 64
@@ -174,11 +174,9 @@ class LiveEngine:
     def ask(self, cell: Cell, owed: Sequence[Request]) -> Iterator[Prediction]:
         """The loaded checkpoint's predictions, in any order. Raises EngineError."""
         assert self._engine is not None
-        likelihood = cell.signature["scoring"] == "loglikelihood" and all(r.choices for r in owed)
-        answer = self._engine.log_likelihood if likelihood else self._engine.generate
         died: EngineError | None = None
         try:
-            yield from answer(owed)
+            yield from _answers(self._engine, str(cell.signature["scoring"]), owed)
         except UserError as error:
             if not isinstance(error, EngineError):
                 raise
@@ -225,6 +223,19 @@ class LiveEngine:
         return EngineError("engine", f"{died}; what it raised is in logs/{log.name}")
 
 
+def _answers(engine: Engine, scoring: str, owed: Sequence[Request]) -> Iterator[Prediction]:
+    """`owed` generated or compared as the study says; as each request says for lm-eval's tasks."""
+    compared = [request for request in owed if request.choices]
+    if scoring == OWN_METRIC:
+        generated = [request for request in owed if not request.choices]
+        yield from engine.log_likelihood(compared) if compared else ()
+        yield from engine.generate(generated) if generated else ()
+    elif scoring == "loglikelihood" and len(compared) == len(owed):
+        yield from engine.log_likelihood(owed)
+    else:
+        yield from engine.generate(owed)
+
+
 def _without_secrets(text: str) -> str:
     """The text with the values of the environment's tokens replaced by their names."""
     for name, value in os.environ.items():
@@ -251,7 +262,7 @@ class Requests:
     def _build(self, benchmark: Benchmark) -> list[Request]:
         samples = benchmark.load()
         self._store.write_samples(benchmark.task.name, benchmark.data, samples)
-        return requests(benchmark.task, samples, self._profile)
+        return benchmark.requests(samples, self._profile)
 
 
 def _answer(

@@ -50,7 +50,7 @@ from harness.checkpoints import (
 from harness.engines.decoding import answer_of
 from harness.engines.layouts import canonical, served_name, shortened
 from harness.engines.options import VLLMOptions
-from harness.engines.prompts import Prompter, first_line, picture_key, refuse_long
+from harness.engines.prompts import Prompter, first_line, picture_key, prompt_key, refuse_long
 from harness.engines.vllm_features import connector, vision_digest
 from harness.engines.vllm_masses import ASK, Extension, FirstMasses
 from harness.errors import CheckpointError, Problem, SampleError
@@ -68,6 +68,8 @@ REFUSALS = (VLLMClientError, ValueError, RuntimeError, TypeError, KeyError, Inde
 PROCESSING_FILES = (*TOKENIZER_FILES, *PROCESSOR_FILES)
 
 Canary = tuple[tuple[int, float], ...]
+# Log-probability of a choice (nats), and whether greedy decoding would have said it.
+ChoiceValue = tuple[float, bool]
 
 
 def engine_arguments() -> tuple[str, ...]:
@@ -201,9 +203,10 @@ class VLLMEngine:
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Prediction]:
         """One prediction per request, as they finish; questions on one picture run together."""
-        tokenizer = self._prompter.tokenizer if self._prompter else None
+        prompter = self._prompter
+        tokenizer = prompter.tokenizer if prompter else None
         asks = (
-            _greedy_ask(request, str(place) if self._measures else "")
+            _greedy_ask(request, str(place) if self._measures else "", prompter)
             for place, request in enumerate(_by_picture(requests))
         )
         for ask, output in self._stream(asks):
@@ -230,7 +233,7 @@ class VLLMEngine:
 
     def log_likelihood(self, requests: Sequence[Request]) -> Iterator[Prediction]:
         """`choice_scores` (nats, one per choice) for each request; a request needs choices."""
-        scores: dict[int, dict[int, float]] = {}
+        scores: dict[int, dict[int, ChoiceValue]] = {}
         closed: set[int] = set()
         for ask, output in self._stream(self._choice_asks(_by_picture(requests))):
             name, key = ask.request.sample_id, id(ask.request)
@@ -244,10 +247,13 @@ class VLLMEngine:
             found.update(_choice_values(ask, output))
             if len(found) == len(ask.request.choices):
                 closed.add(key)
+                values = [value for _, value in sorted(scores.pop(key).items())]
+                greedy = tuple(best for _, best in values) if ask.request.verbatim else None
                 yield Prediction(
                     sample_id=name,
                     n_prompt_tokens=len(output.prompt_token_ids) - len(ask.more),
-                    choice_scores=tuple(value for _, value in sorted(scores.pop(key).items())),
+                    choice_scores=tuple(score for score, _ in values),
+                    choice_greedy=greedy,
                 )
 
     def close(self) -> None:
@@ -419,11 +425,16 @@ class VLLMEngine:
         if ask.refusal:
             raise SampleError(ask.refusal)
         request, prompter = ask.request, self._prompter
-        key = (request.parts, picture_key(request))
+        key = prompt_key(request)
         if key not in self._prompts:
-            self._prompts[key] = tuple(prompter.tokens(prompter.text(request)))
+            self._prompts[key] = tuple(prompter.prompt_tokens(request))
         shown = [request.images[part] for part in request.parts if isinstance(part, int)]
-        prompt: dict[str, Any] = {"prompt_token_ids": [*self._prompts[key], *ask.more]}
+        tokens = [*self._prompts[key], *ask.more]
+        if request.verbatim and not shown:
+            # Another program's text is cut as that program cuts it: from the left.
+            room = self._longest - (1 if request.choices else request.decoding.max_new_tokens)
+            tokens = tokens[-room:] if room > 0 else tokens
+        prompt: dict[str, Any] = {"prompt_token_ids": tokens}
         self._serial += 1
         name = f"{self._serial}"
         known = bool(shown) and all(image.sha256 in self._sent for image in shown)
@@ -450,7 +461,7 @@ class VLLMEngine:
         assert self._prompter is not None
         for request in requests:
             try:
-                tokens = [tuple(self._prompter.continuation(text)) for text in request.choices]
+                tokens = self._prompter.choice_tokens(request)
             except SampleError as error:
                 tokens, refusal = [], str(error)
             else:
@@ -496,26 +507,32 @@ def _by_picture(requests: Sequence[Request]) -> list[Request]:
     return sorted(requests, key=order)
 
 
-def _greedy_ask(request: Request, mass: str) -> _Ask:
+def _greedy_ask(request: Request, mass: str, prompter: Prompter | None) -> _Ask:
     params = SamplingParams(
         temperature=0,
         max_tokens=request.decoding.max_new_tokens,
-        stop=list(request.decoding.stop) or None,
+        stop=list(filter(None, request.decoding.stop)) or None,
+        stop_token_ids=prompter.ends(request) if prompter else None,
         detokenize=bool(request.decoding.stop),
         extra_args={ASK: mass} if mass else None,
     )
     return _Ask(request, params, mass=mass)
 
 
-def _choice_values(ask: _Ask, output: Any) -> dict[int, float]:
-    """Choice -> summed log-probability of its tokens (nats)."""
+def _choice_values(ask: _Ask, output: Any) -> dict[int, ChoiceValue]:
+    """Choice -> summed log-probability of its tokens (nats), whether each is the likeliest."""
     if not ask.more:
-        table = output.outputs[0].logprobs[0]
-        return {choice: float(table[tokens[0]].logprob) for choice, tokens in ask.choices.items()}
+        answer = output.outputs[0]
+        table, said = answer.logprobs[0], answer.token_ids[0]
+        return {
+            choice: (float(table[tokens[0]].logprob), said == tokens[0])
+            for choice, tokens in ask.choices.items()
+        }
     ((choice, tokens),) = ask.choices.items()
     tables = output.prompt_logprobs[-len(tokens) :]
-    pairs = zip(tables, tokens, strict=True)
-    return {choice: float(sum(table[token].logprob for table, token in pairs))}
+    found = [table[token] for table, token in zip(tables, tokens, strict=True)]
+    total = float(sum(entry.logprob for entry in found))
+    return {choice: (total, all(entry.rank == 1 for entry in found))}
 
 
 # Enough for a window of short multimodal requests on models that run on CPUs at all.
