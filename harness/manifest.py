@@ -363,6 +363,16 @@ class Suite(_Strict):
     tasks: dict[Name, InlineTask] = {}
     lm_eval: LmEvalSettings = LmEvalSettings()
 
+    @field_validator("lm_eval")
+    @classmethod
+    def _include_paths(cls, value: LmEvalSettings, info: ValidationInfo) -> LmEvalSettings:
+        context = _context(info)
+        for text in value.include_paths:
+            path = _inside(context.folder, text)
+            if context.check_paths and not path.is_dir():
+                raise ValueError(f"include_path: no folder {text!r}{_neighbours(path)}")
+        return value
+
     @field_validator("sources")
     @classmethod
     def _of_known_tasks(

@@ -75,7 +75,7 @@ def read_study(folder: Path) -> Answered:
 
 
 def write_lm_eval(study: Answered, target: Path) -> list[Path]:
-    """`<strategy>/[<run>/]<stage>_<name>/results_*.json` and `samples_*.jsonl` per checkpoint."""
+    """A folder per checkpoint with `results_*.json` and `samples_*.jsonl`."""
     files: list[Path] = []
     for stage in study.scores.stages:
         present = {
@@ -85,7 +85,7 @@ def write_lm_eval(study: Answered, target: Path) -> list[Path]:
         }
         if not present:
             continue
-        folder = target / _stage_folder(stage)
+        folder = target / _stage_folder(study.scores, stage)
         summary = _summary(study.scores, stage, present)
         text = json.dumps(summary, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         files.append(folder / f"results_{STAMP}.json")
@@ -106,11 +106,15 @@ def _column(bench: BenchmarkScores, stage: Stage) -> int | None:
     return j if (bench.status[:, j] != MISSING).any() else None
 
 
-def _stage_folder(stage: Stage) -> Path:
-    """Names of imported studies may hold anything: only plain characters become folders."""
+def _stage_folder(scores: StudyScores, stage: Stage) -> Path:
+    """`<strategy>/<stage>_<name>`, with `run-<run>` between them where a strategy has several.
+
+    Names of imported studies may hold anything: only plain characters become folders.
+    """
     key = stage.key
-    run = [] if key.run in ("", "0") else [key.run]
-    parts = [key.strategy, *run, f"{key.stage}_{stage.name}"]
+    runs = {other.key.run for other in scores.stages if other.key.strategy == key.strategy}
+    parts = [key.strategy, *([f"run-{key.run}"] if len(runs) > 1 else [])]
+    parts.append(f"{key.stage}_{stage.name}")
     return Path(*(re.sub(r"[^A-Za-z0-9._+-]+", "-", part).lstrip(".") or "-" for part in parts))
 
 
@@ -162,7 +166,7 @@ def _summary(scores: StudyScores, stage: Stage, present: Mapping[str, int]) -> d
                 "trained_on": stage.trained_on,
             },
         },
-        "model_name": f"{scores.study}/{_stage_folder(stage).as_posix()}",
+        "model_name": f"{scores.study}/{_stage_folder(scores, stage).as_posix()}",
         "model_source": "forgeteval",
         "forgeteval_version": __version__,
     }
@@ -174,7 +178,7 @@ def _shots(config: Mapping[str, Any]) -> int:
 
 
 def _standard_error(values: np.ndarray[Any, Any], weights: np.ndarray[Any, Any]) -> float | str:
-    """lm-eval's, of a plain mean of independent samples; `N/A` for one sample or unequal weights."""
+    """lm-eval's, of a plain mean; `N/A` for one sample or unequal weights."""
     if len(values) < 2 or not np.allclose(weights, weights[0]):
         return "N/A"
     return float(np.std(values, ddof=1) / np.sqrt(len(values)))

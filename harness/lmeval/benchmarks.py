@@ -84,8 +84,11 @@ class LmEvalBenchmark:
                 number = as_number(value)
                 if number is not None:
                     values.setdefault(metric, {})[str(document)] = number
-            if self.metric not in scores or not is_score(scores[self.metric]):
+            # A metric may say nothing of a document; what it says must be a score.
+            if self.metric in scores and not is_score(scores[self.metric]):
                 self._refuse(document, scores)
+        if found and self.metric not in values:
+            self._refuse(*next(iter(found.items())))
         values.setdefault(self.metric, {})
         return graded.Grades(tuple(values), values)
 
@@ -201,6 +204,8 @@ def _grading_digest(loaded: LoadedTask, asked: Asked) -> str:
     config = dict(loaded.task.dump_config())
     for place in ("dataset_path", "dataset_name", "dataset_kwargs", "custom_dataset"):
         config.pop(place, None)
+    # lm-eval notes the task file's place there.
+    config["metadata"] = {"version": str(getattr(loaded.task, "VERSION", None))}
     digest.update(_plain(config).encode("utf-8", "surrogatepass"))
     digest.update(_source(type(loaded.task)).encode())
     for file in sorted(loaded.folder.glob("*.py")) if loaded.folder else ():

@@ -74,6 +74,7 @@ class Library:
         self._settings = settings
         self._folders = settings.folders(base)
         self._indexes: dict[bool, Any] = {}
+        self._loaded: dict[str, dict[str, Any]] = {}
         self._built: dict[tuple[str, str], LoadedTask] = {}
 
     def members(self, asked: str) -> list[str]:
@@ -86,19 +87,27 @@ class Library:
         if asked not in index:
             near = did_you_mean(asked, list(index))
             raise DataError(PREFIX + asked, f"lm-eval has no task or group of that name{near}")
-        if index[asked].kind.name in LEAVES:
-            return [asked]
-        with quiet(asked), _seeded():
-            tasks = manager.load([asked])["tasks"]
-        return list(tasks)
+        return [asked] if index[asked].kind.name in LEAVES else list(self._load(asked))
 
     def task(self, name: str, asked: str, limit: int | None) -> LoadedTask:
         """The task with its requests built. Raises DataError for what lm-eval says of it."""
         key = (name, asked)
         if key not in self._built:
+            # A member of a group takes settings from it, so it is loaded by the name asked for.
+            task = self._load(asked).get(name)
+            if task is None:
+                raise DataError(PREFIX + name, f"lm-eval's {asked!r} has no such task any more")
             with quiet(name), _seeded():
-                self._built[key] = self._build(name, asked, limit)
+                self._built[key] = self._build(name, asked, task, limit)
         return self._built[key]
+
+    def _load(self, asked: str) -> dict[str, Any]:
+        """All tasks that a name stands for, by name; their data are read."""
+        if asked not in self._loaded:
+            manager = self._knowing(asked)
+            with quiet(asked), _seeded():
+                self._loaded[asked] = manager.load([asked])["tasks"]
+        return self._loaded[asked]
 
     def _knowing(self, asked: str) -> Any:
         """The smallest of lm-eval's managers that knows all that a name stands for."""
@@ -125,13 +134,8 @@ class Library:
                 self._indexes[whole] = TaskManager(include_path=folders, include_defaults=whole)
         return self._indexes[whole]
 
-    def _build(self, name: str, asked: str, limit: int | None) -> LoadedTask:
+    def _build(self, name: str, asked: str, task: Any, limit: int | None) -> LoadedTask:
         settings = self._settings
-        manager = self._knowing(asked)
-        # A member of a group takes settings from it, so it is loaded by the name asked for.
-        task = manager.load([asked])["tasks"].get(name)
-        if task is None:
-            raise DataError(PREFIX + name, f"lm-eval's {asked!r} has no such task any more")
         _refuse(name, task, settings)
         _configure(task, settings, settings.shots(name, asked))
         task.build_all_requests(
@@ -143,7 +147,7 @@ class Library:
             fewshot_as_multiturn=settings.multiturn,
             chat_template=_chat if settings.apply_chat_template else None,
         )
-        entry = manager.task_index.get(name)
+        entry = self._knowing(asked).task_index.get(name)
         file = getattr(entry, "yaml_path", None)
         return LoadedTask(name, task, file.parent if file else None)
 

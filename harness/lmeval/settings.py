@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PREFIX = "lm_eval:"
-# lm-eval's own names: a few have brackets, those of local files may have anything a file has.
-NAME = re.compile(r"lm_eval:[A-Za-z0-9_][A-Za-z0-9 _.+()/-]{0,159}")
+# lm-eval's own names: a few have brackets; a task that only a group defines is `group::task`.
+NAME = re.compile(r"lm_eval:[A-Za-z0-9_][A-Za-z0-9 _.+()/:-]{0,159}")
 # What `lm_eval` seeds its few-shot sampler with unless told otherwise.
 FEWSHOT_SEED = 1234
 
@@ -59,10 +59,14 @@ class LmEvalSettings(BaseModel):
             raise ValueError("fewshot_as_multiturn needs `apply_chat_template: true`")
         return self
 
+    @property
+    def include_paths(self) -> list[str]:
+        """The include paths as written."""
+        return [self.include_path] if isinstance(self.include_path, str) else self.include_path
+
     def folders(self, base: Path) -> list[Path]:
         """The include paths, absolute."""
-        given = [self.include_path] if isinstance(self.include_path, str) else self.include_path
-        return [(base / Path(text).expanduser()).absolute() for text in given]
+        return [(base / Path(text).expanduser()).absolute() for text in self.include_paths]
 
     @property
     def multiturn(self) -> bool:
