@@ -380,6 +380,18 @@ def read_table(file: Path, schema: pa.Schema | None) -> tuple[pa.Table, dict[str
     return table, metadata
 
 
+def read_metadata(file: Path) -> dict[str, Any]:
+    """What a file of `write_table` says of itself, its rows unread; {} where there is no such file.
+
+    Whether the rows are what it says is found when they are read.
+    """
+    try:
+        found = json.loads((pq.read_schema(file).metadata or {})[METADATA_KEY])
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _fault(table: pa.Table, metadata: Mapping[str, Any], cell: str) -> str:
     """What is wrong with a cell's rows or metadata; "" if nothing is."""
     if metadata.get("digest") != _table_digest(table):

@@ -18,7 +18,9 @@ from typer.testing import CliRunner
 
 from harness import study
 from harness.analysis.judge import judge
+from harness.analysis.matrix import Drift, Judged, scorer_of
 from harness.analysis.options import JudgeOptions
+from harness.analysis.scores import BenchmarkScores, StudyScores
 from harness.cli import app
 from harness.errors import DataError, ManifestError, ResultsError, UserError
 from harness.lmeval import asking, graded
@@ -28,7 +30,7 @@ from harness.lmeval.settings import LmEvalSettings
 from harness.manifest import check_manifest
 from harness.scoring.study import read_scores
 from harness.store import Store, folder_name
-from harness.types import OWN_METRIC
+from harness.types import OWN_METRIC, Stage, StageKey
 from tests.lm_eval_tasks import run_lm_eval, write_tasks
 from tests.tiny_models import make_checkpoint
 
@@ -194,6 +196,38 @@ def test_lm_eval_tasks_are_judged_like_any_other(place: Path) -> None:
     without.unlink()
     with pytest.raises(ResultsError, match="not graded yet; run `forgeteval score`"):
         read_scores(opened.store.folder)
+
+
+# --- judged --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scorer", ["strict", "lenient", OWN_METRIC])
+def test_its_own_metric_stands_for_every_scorer(scorer: str) -> None:
+    """A benchmark that lm-eval graded stays in the study, whatever the others are judged by."""
+    key = StageKey("base", "0", 0)
+    values = np.array([[1.0], [0.0], [0.5], [0.5]])
+
+    def bench(name: str, scorers: dict[str, Any]) -> BenchmarkScores:
+        return BenchmarkScores(
+            benchmark=name, role="held_out", metric="m", columns=(key,), values=scorers,
+            sample_ids=np.array(list("abcd"), object), groups=np.arange(4), weights=np.ones(4),
+            chance=np.zeros(4), status=np.ones((4, 1), np.uint8), unparsed=np.zeros((4, 1), bool),
+        )  # fmt: skip
+
+    scores = StudyScores(
+        study="s",
+        base_model="b",
+        stages=(Stage(key, "base"),),
+        benchmarks={
+            "ours": bench("ours", {"strict": values, "lenient": values}),
+            "theirs": bench("theirs", {OWN_METRIC: values}),
+        },
+    )
+    assert scorer_of(scores, scorer) == scorer
+    judged = Judged(scores, scorer)
+    assert judged.mean("theirs", key) == 0.5
+    assert np.isnan(judged.mean("ours", key)) == (scorer == OWN_METRIC)
+    assert np.isnan(Drift(scores).mean("theirs", key))
 
 
 # --- what a manifest may say -------------------------------------------------------------------
