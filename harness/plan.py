@@ -150,7 +150,9 @@ def make_plan(
         try:
             if is_lm_eval(name):
                 for benchmark in _lm_eval_benchmarks(theirs, name, role):
-                    benchmarks.setdefault(benchmark.task.name, benchmark)
+                    first = benchmarks.setdefault(benchmark.task.name, benchmark)
+                    if first.role != role:
+                        raise DataError(name, f"{first.task.name} is already {first.role}")
             else:
                 benchmarks[name] = _benchmark(manifest, name, role, folder, memory)
         except DataError as error:

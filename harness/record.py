@@ -9,7 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from harness.errors import Problem, ResultsError
 from harness.lmeval.settings import check_benchmark_name, is_lm_eval
@@ -48,6 +55,12 @@ class BenchmarkRow(_Part):
     grading: Hash | None = None
     """For lm-eval's tasks: the definition that their grades must be made by."""
     note: Label = ""
+
+    @model_validator(mode="after")
+    def _own_metrics_are_named(self) -> BenchmarkRow:
+        if is_lm_eval(self.name) and not (self.grading and self.metric):
+            raise ValueError("one of lm-eval's tasks needs `metric` and `grading`")
+        return self
 
 
 class StageRow(_Part):

@@ -151,7 +151,7 @@ def test_lmms_eval_tasks_hold_prompts_and_say_what_its_format_cannot(
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_study(tmp_path_factory.mktemp("results"), runs=2, samples=12, strategies=2)
+    return make_study(tmp_path_factory.mktemp("results"), runs=1, samples=8, strategies=2)
 
 
 def digest(folder: Path) -> str:

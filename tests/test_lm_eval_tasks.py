@@ -483,3 +483,33 @@ def test_both_engines_answer_lm_evals_requests_alike(place: Path) -> None:
     assert texts == 16
     # A stop letter inside a special token's name ends an answer under transformers alone.
     assert same >= texts - 3
+
+
+@pytest.mark.slow
+def test_a_group_is_its_tasks_and_a_task_has_one_role(place: Path) -> None:
+    file = write_study(place, ["tiny_group"])
+    opened = study.open_study(file, study.Options(results=place / "results"))
+    assert list(opened.plan.benchmarks) == ["lm_eval:tiny_generate", "lm_eval:tiny_choice"]
+    written = yaml.safe_load(file.read_text())
+    written["suite"]["probes"] = ["lm_eval:tiny_choice"]
+    file.write_text(yaml.safe_dump(written))
+    opened = study.open_study(file, study.Options(results=place / "results"))
+    (failure,) = opened.plan.failures
+    assert failure.why == "lm_eval:tiny_choice: lm_eval:tiny_choice is already held_out"
+    written["suite"] = {**written["suite"], "probes": [], "held_out": []}
+    written["suite"]["targets"] = ["lm_eval:tiny_group"]
+    file.write_text(yaml.safe_dump(written))
+    opened = study.open_study(file, study.Options(results=place / "results"))
+    assert "is a group; name one of its tasks as a target" in opened.plan.failures[0].why
+
+
+def test_a_record_of_an_lm_eval_task_names_its_metric(tmp_path: Path) -> None:
+    row = {"name": "lm_eval:x", "role": "held_out", "metric": "acc,none", "data": "0" * 64, "n": 1}
+    stage = {"strategy": "base", "run": "0", "stage": 0, "name": "base", "trained_on": None}
+    record = {
+        "schema": 1, "kind": "scored", "study": "s", "base_model": "b", "benchmarks": [row],
+        "tasks": {}, "components": {}, "stages": [{**stage, "cells": {}}],
+    }  # fmt: skip
+    (tmp_path / "study.json").write_text(json.dumps(record))
+    with pytest.raises(ResultsError, match="needs `metric` and `grading`"):
+        read_scores(tmp_path)

@@ -78,7 +78,7 @@ def compare(
 
     from harness.analysis.judge import judge
     from harness.analysis.options import JudgeOptions
-    from harness.export.trackers import log_scores
+    from harness.export.trackers import log_scores, require
     from harness.report.csv_files import write_csv_files
     from harness.report.tables import print_judgement
     from harness.scoring.study import read_scores
@@ -94,6 +94,8 @@ def compare(
         max_dropped=max_dropped,
         common_set=common,
     )
+    if log_to is not None:
+        require(log_to)
     folder = study_folder(study, results)
     console = Console(stderr=json_)
     with _Progress(console) as report:

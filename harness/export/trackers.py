@@ -23,7 +23,7 @@ Steps = Sequence[tuple[int, Mapping[str, float]]]
 
 def log_scores(scores: StudyScores, to: Tracker) -> int:
     """Logs every run of a study; how many. Raises UserError when the library is not installed."""
-    library = _library(to)
+    library = require(to)
     runs = scores.runs() or {("base", "0"): list(scores.stages)}
     for (strategy, run), stages in runs.items():
         name = strategy if run in ("", "0") else f"{strategy}-{run}"
@@ -63,7 +63,8 @@ def _plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name)
 
 
-def _library(to: Tracker) -> Any:
+def require(to: Tracker) -> Any:
+    """The tracker's library. Raises UserError with the command that installs it."""
     try:
         return importlib.import_module(to)
     except ImportError:

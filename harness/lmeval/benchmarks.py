@@ -130,9 +130,8 @@ class LmEvalTasks:
         found = []
         for task, files in json.loads(known):
             stamps = [common, [_stamps(Path(file)) for file in files]]
-            facts = self._memory.recall(
-                f"lm_eval task:{task}:{key}", stamps, partial(self._facts, task, asked)
-            )
+            compute = partial(self._facts, task, asked)
+            facts = self._memory.recall(f"lm_eval task:{task}:{key}", stamps, compute)
             load = self._loader(task, asked)
             found.append(LmEvalBenchmark(f"{PREFIX}{task}", load=load, **json.loads(facts)))
         return found
@@ -158,7 +157,10 @@ class LmEvalTasks:
         loaded, questions = self._loader(name, asked)()
         settings, task = self._settings, loaded.task
         wanted = settings.metric.get(name, settings.metric.get(asked))
-        chosen = headline(name, task, trial_scores(loaded), wanted)
+        trial = trial_scores(loaded)
+        with quiet(name):
+            chosen = headline(name, task, trial, wanted)
+            grading = _grading_digest(loaded, questions)
         generated = [r.decoding for r in questions.requests if not r.choices]
         first = generated[0] if generated else None
         chat = "multiturn" if settings.multiturn else "yes"
@@ -178,7 +180,7 @@ class LmEvalTasks:
                 "n": len(questions.requests),
                 "metric": chosen.metric,
                 "note": chosen.note,
-                "grading": _grading_digest(loaded, questions),
+                "grading": grading,
                 "signature": signature,
             }
         )
