@@ -163,6 +163,9 @@ UNSAID = {
     "Suite.scoring": "`generate`, or `loglikelihood` of each option where a task has options.",
     "Suite.sources": "Benchmark: where its data lie, instead of its hub data set.",
     "Suite.tasks": "Name: a benchmark of your own, without code.",
+    "Suite.lm_eval": "How tasks of lm-eval (`lm_eval:NAME`) are asked; see [lm-eval](lm-eval.md).",
+    "LmEvalSettings.fewshot_seed": "Seed of the sampler of examples, as `lm_eval --seed`.",
+    "LmEvalSettings.system_instruction": "Put before every prompt, or as the system's turn.",
     "SourceOverride.revision": "Commit, tag or branch of the hub id.",
     "SourceOverride.split": "Split to read.",
     "SourceOverride.config": "Configuration (subset) of the hub data set.",
@@ -181,7 +184,10 @@ UNSAID = {
     "Manifest.suite": "What every checkpoint is scored on.",
     "Manifest.strategies": "Name: how stages were tuned, and the checkpoints they left.",
 }
-SOURCES = ("harness/manifest.py", "harness/sources.py", "harness/registry.py")
+SOURCES = (
+    "harness/manifest.py", "harness/sources.py", "harness/registry.py",
+    "harness/lmeval/settings.py",
+)  # fmt: skip
 
 
 def manifest_schema() -> dict[str, Any]:
@@ -258,6 +264,7 @@ def manifest_page() -> str:
     titles = {
         "BaseSpec": "base", "EngineSpec": "engine", "Suite": "suite",
         "SourceOverride": "suite.sources.NAME", "InlineTask": "suite.tasks.NAME",
+        "LmEvalSettings": "suite.lm_eval",
         "InlineColumns": "suite.tasks.NAME.columns", "StrategySpec": "strategies.NAME",
         "RunSpec": "strategies.NAME.runs", "StageSpec": "stages", "WiseFt": "stages.wise_ft",
     }  # fmt: skip

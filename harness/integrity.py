@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import ResultsError
+from harness.lmeval import graded
 from harness.record import read_record
-from harness.store import Journal, Store
+from harness.store import Journal, Store, read_table
 
 Kind = Literal["ok", "missing", "unfinished", "damaged", "stale", "foreign"]
 
@@ -37,7 +38,7 @@ def check(folder: Path) -> list[Finding]:
     if record["kind"] != "scored":
         return [Finding("ok", Path("study.json"))]
     store = Store(folder)
-    found = [*_cells(store, record), *_samples(store, record)]
+    found = [*_cells(store, record), *_samples(store, record), *_grades(store, record)]
     known = {finding.file for finding in found}
     return found + [_unknown(store, file) for file in _others(folder, known)]
 
@@ -96,8 +97,25 @@ def _samples(store: Store, record: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("ok" if sound else "damaged", place, text)
 
 
+def _grades(store: Store, record: dict[str, Any]) -> Iterator[Finding]:
+    """The grades of lm-eval's tasks, for the cells that are there to be graded."""
+    grading = {row["name"]: row["grading"] for row in record["benchmarks"] if row.get("grading")}
+    cells = [*(stage["cells"] for stage in record["stages"]), record.get("base_again", {})]
+    for task, cell in sorted({(t, c) for row in cells for t, c in row.items() if t in grading}):
+        if not store.is_sealed(task, cell):
+            continue
+        file = graded.file_of(store, task, cell)
+        try:
+            graded.read(store, task, cell, grading[task])
+        except ResultsError as error:
+            kind: Kind = "damaged" if file.is_file() else "missing"
+            yield Finding(kind, file.relative_to(store.folder), error.problems[0].text)
+        else:
+            yield Finding("ok", file.relative_to(store.folder))
+
+
 def _others(folder: Path, known: set[Path]) -> Iterator[Path]:
-    for part in ("cells", "samples"):
+    for part in ("cells", "samples", graded.FOLDER):
         for file in sorted((folder / part).rglob("*")):
             place = file.relative_to(folder)
             if file.is_file() and place not in known:
@@ -109,7 +127,9 @@ def _unknown(store: Store, place: Path) -> Finding:
     if place.suffix == ".jsonl" and len(place.stem) == 20:
         return Finding("stale", place, "journal of a cell that the study no longer refers to")
     try:
-        if place.parts[0] == "cells":
+        if place.parts[0] == graded.FOLDER:
+            read_table(store.folder / place, None)
+        elif place.parts[0] == "cells":
             store.read_cell(place.parent.name, place.stem)
         else:
             task, _, data = place.stem.rpartition("-")

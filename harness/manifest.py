@@ -31,6 +31,7 @@ from pydantic_core import ErrorDetails
 from harness import components, registry
 from harness.engines.options import hf_options
 from harness.errors import ManifestError, Problem, UserError, did_you_mean
+from harness.lmeval.settings import LmEvalSettings, check_benchmark_name, is_lm_eval
 from harness.registry import InlineTask
 from harness.sources import SourceOverride
 from harness.types import BASE, Profile, Stage, StageKey
@@ -121,6 +122,8 @@ def _neighbours(path: Path) -> str:
 
 
 def _task_name(name: str, info: ValidationInfo) -> str:
+    if is_lm_eval(name):
+        return check_benchmark_name(name)
     known = _context(info).tasks
     if name not in known:
         hint = did_you_mean(name, known) or "; `forgeteval tasks` lists the known ones"
@@ -358,6 +361,17 @@ class Suite(_Strict):
     scoring: Literal["generate", "loglikelihood"] = "generate"
     sources: dict[str, SourceOverride] = {}
     tasks: dict[Name, InlineTask] = {}
+    lm_eval: LmEvalSettings = LmEvalSettings()
+
+    @field_validator("lm_eval")
+    @classmethod
+    def _include_paths(cls, value: LmEvalSettings, info: ValidationInfo) -> LmEvalSettings:
+        context = _context(info)
+        for text in value.include_paths:
+            path = _inside(context.folder, text)
+            if context.check_paths and not path.is_dir():
+                raise ValueError(f"include_path: no folder {text!r}{_neighbours(path)}")
+        return value
 
     @field_validator("sources")
     @classmethod

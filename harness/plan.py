@@ -17,6 +17,9 @@ from typing import Any
 
 from harness import checkpoints, engines, registry, sources
 from harness.errors import CheckpointError, DataError, ManifestError, SampleError
+from harness.lmeval.benchmarks import LmEvalBenchmark, LmEvalTasks
+from harness.lmeval.settings import is_lm_eval
+from harness.lmeval.tasks import as_task
 from harness.manifest import BaseSpec, Manifest, StageSpec, base_stage
 from harness.prompts import request_parts
 from harness.store import SCHEMA_VERSION, Store, cell_id, write_atomically
@@ -34,6 +37,12 @@ class Benchmark:
     n: int
     load: Callable[[], Sequence[Sample]]
     """The samples, read again only when a cell is owed."""
+    lm_eval: LmEvalBenchmark | None = None
+    """Set where lm-eval defines the benchmark: what is asked and how it is graded."""
+
+    def requests(self, samples: Sequence[Sample], profile: Profile) -> list[Request]:
+        """What the engines are asked, one request per sample, in the samples' order."""
+        return self.lm_eval.requests() if self.lm_eval else requests(self.task, samples, profile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +158,17 @@ def make_plan(
     """
     memory = Memory(store.folder.parent / ".cache" / "fingerprints.json", verify=verify)
     failures: list[Failure] = []
-    benchmarks = {}
+    benchmarks: dict[str, Benchmark] = {}
+    theirs = LmEvalTasks(manifest.suite.lm_eval, manifest.suite.limit, folder, memory)
     for name, role in manifest.suite.benchmarks().items():
         try:
-            benchmarks[name] = _benchmark(manifest, name, role, folder, memory)
+            if is_lm_eval(name):
+                for benchmark in _lm_eval_benchmarks(theirs, name, role):
+                    first = benchmarks.setdefault(benchmark.task.name, benchmark)
+                    if first.role != role:
+                        raise DataError(name, f"{first.task.name} is already {first.role}")
+            else:
+                benchmarks[name] = _benchmark(manifest, name, role, folder, memory)
         except DataError as error:
             failures.append(Failure(name, str(error)))
     stages: list[tuple[Stage, Checkpoint | None]] = []
@@ -213,7 +229,14 @@ def study_record(manifest: Manifest, plan: Plan) -> dict[str, Any]:
         "base_model": base,
         "profile": manifest.suite.profile,
         "benchmarks": [
-            {"name": name, "role": b.role, "metric": b.task.metric, "data": b.data, "n": b.n}
+            {
+                "name": name,
+                "role": b.role,
+                "metric": b.task.metric,
+                "data": b.data,
+                "n": b.n,
+                **({"grading": b.lm_eval.grading, "note": b.lm_eval.note} if b.lm_eval else {}),
+            }
             for name, b in plan.benchmarks.items()
         ],
         "tasks": {
@@ -408,6 +431,16 @@ def _benchmark(manifest: Manifest, name: str, role: str, folder: Path, memory: M
     return Benchmark(task, role, str(data), int(n), load)
 
 
+def _lm_eval_benchmarks(theirs: LmEvalTasks, name: str, role: str) -> Iterator[Benchmark]:
+    """The tasks that an `lm_eval:` name stands for, under the role it was given."""
+    found = theirs.benchmarks(name)
+    if role == "target" and [b.name for b in found] != [name]:
+        raise DataError(name, "is a group; name one of its tasks as a target, or hold it out")
+    for bench in found:
+        yield Benchmark(as_task(bench.name, bench.metric), role, bench.data, bench.n,
+                        bench.samples, bench)  # fmt: skip
+
+
 def data_digest(task: Task, samples: Sequence[Sample], profile: Profile) -> str:
     """Hash (hex) of everything a model is asked and graded by, images included, in order."""
     digest = hashlib.sha256()
@@ -447,6 +480,7 @@ def _signature(
         "scoring": manifest.suite.scoring,
         "max_new_tokens": task.decoding.max_new_tokens,
         "stop": "".join(map(repr, task.decoding.stop)) or "-",
+        **(benchmark.lm_eval.signature if benchmark.lm_eval else {}),
         **settings,
     }
 

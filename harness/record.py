@@ -9,10 +9,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from harness.errors import Problem, ResultsError
-from harness.manifest import Name
+from harness.lmeval.settings import check_benchmark_name, is_lm_eval
+from harness.manifest import Name, check_name
 from harness.registry import InlineTask
 from harness.store import SCHEMA_VERSION, read_json
 from harness.types import Kind
@@ -26,6 +34,13 @@ CellId = Annotated[str, Field(pattern=r"^[0-9a-f]{20}$")]
 Label = Annotated[str, Field(max_length=400)]
 
 
+def _check_benchmark(name: str) -> str:
+    return check_benchmark_name(name) if is_lm_eval(name) else check_name(name)
+
+
+BenchmarkName = Annotated[str, AfterValidator(_check_benchmark)]
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -33,10 +48,20 @@ class _Part(BaseModel):
 class BenchmarkRow(_Part):
     """A benchmark of the study: its data by content and its number of samples."""
 
-    name: Name
+    name: BenchmarkName
     role: Literal["target", "held_out", "probe"]
     data: Hash
     n: Annotated[int, Field(ge=1)]
+    metric: Label = ""
+    grading: Hash | None = None
+    """For lm-eval's tasks: the definition that their grades must be made by."""
+    note: Label = ""
+
+    @model_validator(mode="after")
+    def _own_metrics_are_named(self) -> BenchmarkRow:
+        if is_lm_eval(self.name) and not (self.grading and self.metric):
+            raise ValueError("one of lm-eval's tasks needs `metric` and `grading`")
+        return self
 
 
 class StageRow(_Part):
@@ -47,8 +72,8 @@ class StageRow(_Part):
     stage: Annotated[int, Field(ge=0)]
     name: Label
     trained_on: Label | None
-    cells: dict[Name, CellId]
-    beside: dict[Kind, dict[Name, CellId]] = {}
+    cells: dict[BenchmarkName, CellId]
+    beside: dict[Kind, dict[BenchmarkName, CellId]] = {}
     """Cells beside the answers, by kind and benchmark."""
 
 
@@ -77,7 +102,7 @@ class Record(_Part):
     tasks: dict[Name, dict[str, Any]]
     components: dict[Name, Label]
     stages: Annotated[list[StageRow], AfterValidator(_has_base)]
-    base_again: dict[Name, CellId] = {}
+    base_again: dict[BenchmarkName, CellId] = {}
     costs: dict[Name, CostRow] = {}
     probe_samples: dict[Kind, Annotated[int, Field(ge=1)]] = {}
 

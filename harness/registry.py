@@ -89,6 +89,14 @@ def register_file(path: Path) -> tuple[Task, ...]:
     return found
 
 
+def file_of(name: str) -> str:
+    """The Python file that a user named for a task (`register_file`); "" for all others."""
+    task = _registered.get(name)
+    module = sys.modules.get(getattr(task.sample, "__module__", "")) if task else None
+    file = getattr(module, "__file__", None)
+    return str(Path(file).absolute()) if file else ""
+
+
 def code_stamp(task: Task) -> str:
     """Hash (hex) of the program text that turns rows into samples and prompts for this task."""
     digest = hashlib.sha256()

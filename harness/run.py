@@ -27,9 +27,9 @@ from harness.errors import (
     EngineError,
     UserError,
 )
-from harness.plan import Benchmark, Cell, Failure, Plan, requests
+from harness.plan import Benchmark, Cell, Failure, Plan
 from harness.store import Journal, Store
-from harness.types import Checkpoint, Engine, Prediction, Profile, Request, Sample
+from harness.types import OWN_METRIC, Checkpoint, Engine, Prediction, Profile, Request, Sample
 
 # Answers are made durable in groups: at most this many, or this old in seconds.
 FLUSH_COUNT = 64
@@ -196,12 +196,9 @@ class LiveEngine:
     def ask(self, cell: Cell, owed: Sequence[Request]) -> Iterator[Prediction]:
         """The loaded checkpoint's predictions, in any order. Raises EngineError."""
         assert self._engine is not None
-        options = cell.signature["scoring"] in ("loglikelihood", "choices")
-        likelihood = options and all(r.choices for r in owed)
-        answer = self._engine.log_likelihood if likelihood else self._engine.generate
         died: EngineError | None = None
         try:
-            yield from answer(owed)
+            yield from _answers(self._engine, str(cell.signature["scoring"]), owed)
         except UserError as error:
             if not isinstance(error, EngineError):
                 raise
@@ -248,6 +245,19 @@ class LiveEngine:
         return EngineError("engine", f"{died}; what it raised is in logs/{log.name}")
 
 
+def _answers(engine: Engine, scoring: str, owed: Sequence[Request]) -> Iterator[Prediction]:
+    """`owed` generated or compared as the study says; as each request says for lm-eval's tasks."""
+    compared = [request for request in owed if request.choices]
+    if scoring == OWN_METRIC:
+        generated = [request for request in owed if not request.choices]
+        yield from engine.log_likelihood(compared) if compared else ()
+        yield from engine.generate(generated) if generated else ()
+    elif scoring in ("loglikelihood", "choices") and len(compared) == len(owed):
+        yield from engine.log_likelihood(owed)
+    else:
+        yield from engine.generate(owed)
+
+
 def _without_secrets(text: str) -> str:
     """The text with the values of the environment's tokens replaced by their names."""
     for name, value in os.environ.items():
@@ -283,7 +293,7 @@ class Requests:
         samples = benchmark.load()
         self._store.write_samples(benchmark.task.name, benchmark.data, samples)
         self._samples[benchmark.task.name] = samples
-        return requests(benchmark.task, samples, self._profile)
+        return benchmark.requests(samples, self._profile)
 
 
 def _answer(

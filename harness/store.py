@@ -44,11 +44,12 @@ CELL_SCHEMA = pa.schema(
         ("reason", pa.string()),
         ("class_mass", pa.map_(pa.string(), pa.float64())),
         ("choice_scores", pa.list_(pa.float64())),
+        ("choice_greedy", pa.list_(pa.bool_())),
         ("reading", readings.TYPE),
     ]
 )
 # Columns that a cell has only where one of its rows has a value: cells of before have none.
-SPARSE_COLUMNS = ("reading",)
+SPARSE_COLUMNS = ("choice_greedy", "reading")
 SAMPLE_SCHEMA = pa.schema(
     [
         ("sample_id", pa.string()),
@@ -78,6 +79,15 @@ def cell_id(signature: Mapping[str, object]) -> str:
     return hashlib.sha256(signature_text(signature).encode()).hexdigest()[:20]
 
 
+def folder_name(task: str) -> str:
+    """The name of a benchmark as a folder: `lm_eval:gsm8k` has a character that none may have.
+
+    >>> folder_name("chartqa"), folder_name("lm_eval:gsm8k")
+    ('chartqa', 'lm_eval+gsm8k')
+    """
+    return task.replace(":", "+").replace("/", "+")
+
+
 class Store:
     """The predictions and samples of one study under `results/<study>/`."""
 
@@ -86,7 +96,7 @@ class Store:
 
     def cell_file(self, task: str, cell: str) -> Path:
         """Where a sealed cell lies."""
-        return self.folder / "cells" / task / f"{cell}.parquet"
+        return self.folder / "cells" / folder_name(task) / f"{cell}.parquet"
 
     def is_sealed(self, task: str, cell: str) -> bool:
         """Whether the cell is complete."""
@@ -94,7 +104,7 @@ class Store:
 
     def samples_file(self, task: str, data: str) -> Path:
         """Where the questions and gold answers behind a task's cells lie."""
-        return self.folder / "samples" / f"{task}-{data[:12]}.parquet"
+        return self.folder / "samples" / f"{folder_name(task)}-{data[:12]}.parquet"
 
     def write_samples(self, task: str, data: str, samples: Iterable[Sample]) -> None:
         """Keeps what scoring needs (never images), once per task and data fingerprint."""
@@ -122,12 +132,12 @@ class Store:
                 task, "an id, question or answer holds half a character (a lone surrogate such as "
                 "\\ud800), which no file can hold; mend the data"
             ) from None  # fmt: skip
-        _write_parquet(file, table, {"data": data})
+        write_table(file, table, {"data": data})
 
     def read_samples(self, task: str, data: str) -> list[Sample]:
         """The samples as scoring sees them: everything but the images."""
         file = self.samples_file(task, data)
-        rows = _read_parquet(file, SAMPLE_SCHEMA)[0].to_pylist()
+        rows = read_table(file, SAMPLE_SCHEMA)[0].to_pylist()
         try:
             return [_sample(row) for row in rows]
         except (TypeError, ValueError, RecursionError):
@@ -139,10 +149,13 @@ class Store:
 
         Raises ResultsError when the file was changed since it was sealed, or is another cell's.
         """
-        table, metadata = _read_parquet(self.cell_file(task, cell), CELL_SCHEMA)
+        table, metadata = read_table(self.cell_file(task, cell), CELL_SCHEMA)
         if fault := _fault(table, metadata, cell):
-            place = f"cells/{task}/{self.cell_file(task, cell).name}"
+            place = f"cells/{folder_name(task)}/{self.cell_file(task, cell).name}"
             raise ResultsError(place, f"{fault}; delete this file and score again")
+        for field in CELL_SCHEMA:
+            if field.name not in table.column_names:
+                table = table.append_column(field, pa.nulls(table.num_rows, field.type))
         return table, metadata
 
     @contextmanager
@@ -191,7 +204,7 @@ class Store:
         except (TypeError, ValueError):
             found = []
         if len(found) < len(rows) or not all(map(_fits, found)):
-            place = f"cells/{task}/{self.cell_file(task, cell).name}"
+            place = f"cells/{folder_name(task)}/{self.cell_file(task, cell).name}"
             raise ResultsError(place, "was not written by forgeteval; delete it and score again")
         return {prediction.sample_id: prediction for prediction in found}
 
@@ -247,7 +260,7 @@ class Journal:
         table = table.drop_columns(bare)
         failed = sum(row["status"] != "ok" for row in rows)
         metadata = {"signature": dict(self.signature), "n": len(rows), "n_failed": failed}
-        _write_parquet(self.sealed, table, metadata | {"digest": _table_digest(table)})
+        write_table(self.sealed, table, metadata | {"digest": _table_digest(table)})
         self.file.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -281,11 +294,13 @@ def _sample(row: Mapping[str, Any]) -> Sample:
 
 
 def _prediction(row: dict[str, Any]) -> Prediction:
-    mass, scores, reading = row["class_mass"], row["choice_scores"], row.get("reading")
+    mass, scores, greedy = row["class_mass"], row["choice_scores"], row.get("choice_greedy")
+    reading = row.get("reading")
     return replace(
         Prediction(**row),
         class_mass=None if mass is None else dict(mass),
         choice_scores=None if scores is None else tuple(scores),
+        choice_greedy=None if greedy is None else tuple(greedy),
         reading=None if reading is None else readings.from_row(reading),
     )
 
@@ -337,7 +352,8 @@ def _writing(file: Path) -> Iterator[None]:
         ) from None
 
 
-def _write_parquet(file: Path, table: pa.Table, metadata: Mapping[str, Any]) -> None:
+def write_table(file: Path, table: pa.Table, metadata: Mapping[str, Any]) -> None:
+    """A Parquet file of ours: written whole or not at all, the same bytes for the same rows."""
     text = json.dumps({"schema": SCHEMA_VERSION, **metadata}, sort_keys=True)
     table = table.replace_schema_metadata({METADATA_KEY: text.encode()})
     sink = pa.BufferOutputStream()
@@ -345,7 +361,11 @@ def _write_parquet(file: Path, table: pa.Table, metadata: Mapping[str, Any]) -> 
     write_atomically(file, sink.getvalue().to_pybytes())
 
 
-def _read_parquet(file: Path, schema: pa.Schema) -> tuple[pa.Table, dict[str, Any]]:
+def read_table(file: Path, schema: pa.Schema | None) -> tuple[pa.Table, dict[str, Any]]:
+    """A file of `write_table` and its metadata; None = whatever columns it has.
+
+    Raises ResultsError for a file that is missing, torn, or not ours.
+    """
     place = f"{file.parent.name}/{file.name}"
     try:
         table = pq.ParquetFile(file, page_checksum_verification=True).read()
@@ -366,10 +386,22 @@ def _read_parquet(file: Path, schema: pa.Schema) -> tuple[pa.Table, dict[str, An
             place, f"has schema {version}, this program reads {SCHEMA_VERSION}; update forgeteval"
         )
     names = table.column_names
-    known = [f for f in schema if f.name in names or f.name not in SPARSE_COLUMNS]
-    if not table.schema.equals(pa.schema(known), check_metadata=False):
+    known = [f for f in schema or () if f.name in names or f.name not in SPARSE_COLUMNS]
+    if schema is not None and not table.schema.equals(pa.schema(known), check_metadata=False):
         raise ResultsError(place, "has other columns than forgeteval writes")
     return table, metadata
+
+
+def read_metadata(file: Path) -> dict[str, Any]:
+    """What a file of `write_table` says of itself, its rows unread; {} where there is no such file.
+
+    Whether the rows are what it says is found when they are read.
+    """
+    try:
+        found = json.loads((pq.read_schema(file).metadata or {})[METADATA_KEY])
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _fault(table: pa.Table, metadata: Mapping[str, Any], cell: str) -> str:
@@ -430,6 +462,7 @@ def _fits(prediction: Prediction) -> bool:
         and all(isinstance(text, str) and _writable(text) == text for text in texts)
         and all(type(count) is int and 0 <= count < 2**31 for count in counts)
         and all(isinstance(score, float) for score in scores)
+        and all(isinstance(flag, bool) for flag in p.choice_greedy or ())
         and all(isinstance(name, str) and _writable(name) == name for name in p.class_mass or ())
         and (p.reading is None or readings.fits(p.reading))
     )

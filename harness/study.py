@@ -20,9 +20,10 @@ from harness.beside import Asked, waves, with_beside
 from harness.checkpoints import is_adapter
 from harness.discover import discover
 from harness.engines.options import LIBRARIES
-from harness.errors import ManifestError, ResultsError, did_you_mean
+from harness.errors import DataError, ManifestError, ResultsError, did_you_mean
 from harness.executors import Workers
 from harness.forecast import Forecast, forecast
+from harness.lmeval import graded
 from harness.manifest import (
     DEFAULT_MANIFEST,
     BaseSpec,
@@ -33,7 +34,7 @@ from harness.manifest import (
     check_name,
     read_manifest,
 )
-from harness.plan import Plan, make_plan, parse_only, study_record
+from harness.plan import Failure, Plan, make_plan, parse_only, study_record
 from harness.run import Outcome, Watch, sweep
 from harness.store import DEFAULT_RESULTS, Store, write_atomically
 from harness.tune.recipe import StageRecord, cost_of, read_record
@@ -140,9 +141,30 @@ def score(
             outcome = sweep(plan, store, profile, lambda: _engine(opened), watch)
         else:
             outcome = _sweep_with(workers, replace(opened, plan=plan), watch)
+        outcome.failures += grade_cells(store, plan)
     outcome.failures[:0] = plan.failures
     rates.learn(_rates_file(store), _pace(opened, workers), outcome)
     return outcome
+
+
+def grade_cells(store: Store, plan: Plan) -> list[Failure]:
+    """Has lm-eval grade the sealed cells of its tasks that are not graded yet; what could not be.
+
+    After the sweep, and on its own where only grades are missing: no model is needed.
+    """
+    failures = []
+    for cell in plan.cells:
+        bench = plan.benchmarks[cell.task].lm_eval
+        if bench is None or cell.kind or not store.is_sealed(cell.task, cell.id):
+            continue
+        if graded.is_current(store, cell.task, cell.id, bench.grading):
+            continue
+        try:
+            grades = bench.grade(store.predictions(cell.task, cell.id))
+            graded.write(store, cell.task, cell.id, grades, bench.grading)
+        except DataError as error:
+            failures.append(Failure(cell.task, str(error)))
+    return failures
 
 
 def training_costs(plan: Plan) -> dict[str, dict[str, float | None]]:

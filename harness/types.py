@@ -22,6 +22,9 @@ ScorerName = Literal["strict", "lenient", "lmm_cl", "lmms_eval"]
 # What kind of answer a question asks for; the drift diagnostics compare it with what was given.
 AnswerType = Literal["letter", "yes_no", "integer", "decimal", "time", "phrase", "sentence"]
 
+# The scorer of benchmarks that bring a metric of their own: lm-eval's filters and metrics decide.
+OWN_METRIC = "lm_eval"
+
 # What a task leaves to the source, because only the source sees all rows and pixels:
 # as `Sample.group`: the hash of the first image's decoded pixels (data without image ids);
 BY_PIXELS = "<pixels>"
@@ -131,6 +134,12 @@ class Request:
     decoding: Decoding
     choices: tuple[str, ...] = ()
     """Continuations to compare when the task is scored by log-likelihood."""
+    verbatim: bool = False
+    """Another program's prompt: the parts are all that is sent, no user's turn is put around them,
+    and choices are tokenized together with the prompt."""
+    turns: tuple[tuple[str, int], ...] = ()
+    """(role, how many of the parts) of each turn of a verbatim chat; the model's own template is
+    put around them. A last turn of the assistant is what the answer goes on from."""
     probe: Probe | None = None
     """Read the answer position by position."""
 
@@ -153,6 +162,8 @@ class Prediction:
     of the answer: batches of other sizes round it otherwise, so equal answers may differ in it."""
     choice_scores: tuple[float, ...] | None = None
     """Log-likelihood of each choice (nats, summed over tokens), where it was asked for."""
+    choice_greedy: tuple[bool, ...] | None = None
+    """Whether each choice is what greedy decoding would have said; for verbatim requests only."""
     reading: Reading | None = None
     """What the request's probe read."""
 

@@ -21,6 +21,8 @@ HEAVY_ELSEWHERE = {
     ("harness.sources", "datasets"): "hub data sets are read by their own library, if one is named",
     ("harness.plan", "huggingface_hub"): "a hub id becomes a folder before an engine is chosen",
     ("harness.executors.ray_cluster", "ray"): "the one place that reaches other machines",
+    ("harness.lmeval.library", "lm_eval"): "its tasks are asked by our engines, by its own rules",
+    ("harness.export.adapters", "datasets"): "lm-eval wants its own rows; it has the library",
     ("harness.cli.demo", "transformers"): "its progress bars are silenced before training starts",
 }
 # What a report may take from the analysis: values, words, and the one door to a judgement.

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from harness.analysis.paired import Floats
 from harness.analysis.scores import MISSING, BenchmarkScores, StageKey, StudyScores
 from harness.errors import IncompatibleError, Problem, UserError, did_you_mean
+from harness.types import OWN_METRIC
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +102,13 @@ class Judged:
         return means
 
     def values(self, bench: BenchmarkScores) -> Floats:
-        """(n, n_columns) scores under the scorer; all NaN where it was not used."""
-        if self.scorer in bench.values:
-            return bench.values[self.scorer]
+        """(n, n_columns) scores under the scorer; all NaN where it was not used.
+
+        A benchmark with a metric of its own is judged by that, whichever scorer the others are.
+        """
+        for scorer in (self.scorer, OWN_METRIC):
+            if scorer in bench.values:
+                return bench.values[scorer]
         return np.full(bench.status.shape, np.nan)
 
     def columns(self, benchmark: str, keys: Sequence[StageKey]) -> Floats:

@@ -21,6 +21,7 @@ from harness.cli import (
     demo,
     doctor,
     drift,
+    export,
     gate,
     importing,
     leaderboard,
@@ -68,8 +69,8 @@ def _root(
 
 
 for group in (
-    demo, score, compare, gate, leaderboard, report, importing, tasks, audit, components, tune,
-    convert, drift, results, doctor,
+    demo, score, compare, gate, leaderboard, report, importing, export, tasks, audit, components,
+    tune, convert, drift, results, doctor,
 ):  # fmt: skip
     group.register(app)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -63,6 +63,10 @@ def compare(
         bool,
         typer.Option("--common", help="Missing cells: use the benchmarks that all stages have."),
     ] = False,
+    log_to: Annotated[
+        Literal["wandb", "mlflow", "trackio"] | None,
+        typer.Option(help="Log every stage's scores through this library, if it is installed."),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the judgement as JSON.")] = False,
 ) -> None:
     """Compare all strategies of a study: tables here, CSV files beside its results.
@@ -74,6 +78,7 @@ def compare(
 
     from harness.analysis.judge import judge
     from harness.analysis.options import JudgeOptions
+    from harness.export.trackers import log_scores, require
     from harness.report.csv_files import write_csv_files
     from harness.report.tables import print_judgement
     from harness.scoring.study import read_scores
@@ -89,6 +94,8 @@ def compare(
         max_dropped=max_dropped,
         common_set=common,
     )
+    if log_to is not None:
+        require(log_to)
     folder = study_folder(study, results)
     console = Console(stderr=json_)
     with _Progress(console) as report:
@@ -97,6 +104,9 @@ def compare(
         judgement = judge(scores, options, lambda done, total: report("judging", done, total))
         report("writing files", 0, 0)
         files = write_csv_files(judgement, folder)
+        if log_to is not None:
+            report(f"logging to {log_to}", 0, 0)
+            log_scores(scores, log_to)
     if json_:
         typer.echo(json.dumps(as_json(judgement, files), indent=1, ensure_ascii=True))
         return

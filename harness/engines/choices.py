@@ -1,7 +1,8 @@
 """Choice scoring: how likely each option is as the answer, read from one pass over the prompt.
 
 A choice's score is the sum of the log-probabilities of its tokens after the prompt. Choices are
-tokenized alone and appended, so that a prompt's tokens never depend on what is being compared.
+tokenized alone and appended, so that a prompt's tokens never depend on what is being compared;
+those of a verbatim request are tokenized together with it, as lm-eval does.
 """
 
 from __future__ import annotations
@@ -28,25 +29,36 @@ class Question:
     """Index of a choice -> its tokens, one per place."""
 
 
-def choice_questions(row: Row, request: Request, prompter: Prompter) -> list[Question]:
+def choice_questions(
+    row: Row, request: Request, prompter: Prompter, limit: int | None = None
+) -> list[Question]:
     """The rows that tell all choices of a request: one for all options of one token.
 
-    Raises SampleError when there are no choices, or one has no tokens.
+    `limit`: tokens that the model takes; of a longer text only the end is shown to it. Raises
+    SampleError when there are no choices, or one has no tokens.
     """
     if not request.choices:
         raise SampleError("the request has no choices to compare")
     by_prefix: dict[tuple[int, ...], dict[int, tuple[int, ...]]] = {}
-    for index, text in enumerate(request.choices):
-        tokens = tuple(prompter.continuation(text))
+    for index, tokens in enumerate(prompter.choice_tokens(request)):
         by_prefix.setdefault(tokens[:-1], {})[index] = tokens
-    return [
-        Question(
-            row=_extended(row, prefix),
-            places=range(row.length - 1, row.length + len(prefix)),
-            choices=choices,
-        )
-        for prefix, choices in by_prefix.items()
-    ]
+    questions = []
+    for prefix, choices in by_prefix.items():
+        extended = _extended(row, prefix)
+        length = min(extended.length, limit or extended.length)
+        if length <= len(prefix):
+            raise SampleError(f"a choice has {len(prefix) + 1} tokens, the model takes {limit}")
+        places = range(length - len(prefix) - 1, length)
+        questions.append(Question(shortened_left(extended, length), places, choices))
+    return questions
+
+
+def shortened_left(row: Row, length: int) -> Row:
+    """The last `length` tokens of a row. Only a row without pictures can lose tokens."""
+    if row.length <= length:
+        return row
+    tokens = {name: tensor[-length:] for name, tensor in row.tokens.items()}
+    return Row(tokens, row.side, row.picture, row.n_pictures, row.pixels)
 
 
 def _extended(row: Row, more: tuple[int, ...]) -> Row:

@@ -53,11 +53,17 @@ def class_masses(scores: torch.Tensor, classes: ClassIndex) -> list[dict[str, fl
 
 
 class StopStrings(StoppingCriteria):  # type: ignore[misc]
-    """Ends a row once its new text holds a stop string."""
+    """Ends a row once its new text holds a stop string.
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str], prompt_width: int):
+    `specials`: names of special tokens count as text, as lm-eval has it for its own prompts.
+    """
+
+    def __init__(
+        self, tokenizer: Any, stop: Sequence[str], prompt_width: int, *, specials: bool = False
+    ):
         self._tokenizer = tokenizer
-        self._stop = tuple(stop)
+        self._skips = not specials
+        self._stop = tuple(filter(None, stop))
         self._width = prompt_width
 
     def __call__(
@@ -65,7 +71,7 @@ class StopStrings(StoppingCriteria):  # type: ignore[misc]
     ) -> torch.Tensor:
         texts = self._tokenizer.batch_decode(
             input_ids[:, self._width :],
-            skip_special_tokens=True,
+            skip_special_tokens=self._skips,
             clean_up_tokenization_spaces=False,
         )
         done = [any(stop in text for stop in self._stop) for text in texts]
@@ -77,15 +83,15 @@ def answer_of(
 ) -> tuple[str, str, int]:
     """(text, finish reason, number of tokens with the end token) of one row of new tokens.
 
-    The text is cut before the first stop string; rows that ended early are padded, which is
-    dropped. A row cut at `max_new_tokens` finishes with `length`.
+    The text is cut before each stop string, one after another in their order; rows that ended
+    early are padded, which is dropped. A row cut at `max_new_tokens` finishes with `length`.
     """
     end = next((i for i, token in enumerate(tokens) if token in ends), None)
     if end is not None:
         tokens = tokens[: end + 1]
     text = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    cuts = [text.index(stop) for stop in decoding.stop if stop in text]
-    reason = "stop" if end is not None or cuts else "length"
-    if cuts:
-        text = text[: min(cuts)]
-    return text, reason, len(tokens)
+    cut = text
+    for stop in filter(None, decoding.stop):
+        cut = cut.split(stop)[0]
+    reason = "stop" if end is not None or cut != text else "length"
+    return cut, reason, len(tokens)

@@ -20,7 +20,7 @@ from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 
 from harness.checkpoints import architecture, processor_fingerprint, tensor_index
 from harness.engines.adapters import merge_adapter
-from harness.engines.choices import Question, choice_questions
+from harness.engines.choices import Question, choice_questions, shortened_left
 from harness.engines.decoding import NOT_NUMBERS, FirstMass, NanWatch, StopStrings, answer_of
 from harness.engines.features import Features
 from harness.engines.inputs import Inputs, Row, collate, join
@@ -41,6 +41,8 @@ LENGTH_BUCKET = 16
 OUT_OF_MEMORY = "out of memory with this prompt alone"
 
 Answer = Callable[[list["Job"]], list[Prediction]]
+# Log-probability of a choice (nats), and whether greedy decoding would have said it.
+ChoiceValue = tuple[float, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +210,7 @@ class HFEngine:
         if self._current is None or self._live is None:
             raise RuntimeError("no checkpoint is loaded: call load() first")
         current, features = self._current, self._live.features
-        text = self._live.model.config.get_text_config()
-        limit = getattr(text, "max_position_embeddings", None)
+        limit = self._longest
         jobs: list[Job] = []
         held = 0
 
@@ -218,8 +219,7 @@ class HFEngine:
 
         for request in requests:
             try:
-                row = current.row(request, needs_pixels)
-                refuse_long(row.length, request.decoding, limit)
+                row = _fitting(current.row(request, needs_pixels), request, limit)
             except SampleError as error:
                 yield _failed(request, str(error))
                 continue
@@ -263,18 +263,19 @@ class HFEngine:
         assert live is not None and current is not None
         tokenizer = current.prompter.tokenizer
         decoding = batch[0].request.decoding
+        verbatim = batch[0].request.verbatim
+        ends = [*self._stops, *current.prompter.ends(batch[0].request)]
         inputs = self._model_inputs([job.row for job in batch], left=True)
         width = inputs["input_ids"].shape[1]
         watch, reader = NanWatch(), self._reader(batch)
         # Forced answers end where they are told to, not where this checkpoint would end them.
         forced = max(len(job.request.probe.tokens) if job.request.probe else 0 for job in batch)
-        stops = (
-            [StopStrings(tokenizer, decoding.stop, width)] if decoding.stop and not forced else []
-        )
+        stop = () if forced else decoding.stop
+        stops = [StopStrings(tokenizer, stop, width, specials=verbatim)] if stop else []
         output = live.model.generate(
             **inputs,
             generation_config=self._greedy(
-                forced or decoding.max_new_tokens, () if forced else self._stops
+                forced or decoding.max_new_tokens, () if forced else ends
             ),
             logits_processor=LogitsProcessorList([watch, reader]),
             stopping_criteria=StoppingCriteriaList(stops),
@@ -287,7 +288,7 @@ class HFEngine:
             if bad:
                 predictions.append(_failed(job.request, NOT_NUMBERS))
                 continue
-            text, reason, n_tokens = answer_of(tokens, self._stops, decoding, tokenizer)
+            text, reason, n_tokens = answer_of(tokens, ends, decoding, tokenizer)
             found = Prediction(
                 sample_id=job.request.sample_id,
                 text=text,
@@ -317,21 +318,22 @@ class HFEngine:
         predictions: dict[int, Prediction] = {}
         for place, job in enumerate(batch):
             try:
-                questions[place] = choice_questions(job.row, job.request, current.prompter)
+                limit = self._longest if job.request.verbatim and not job.row.picture else None
+                questions[place] = choice_questions(job.row, job.request, current.prompter, limit)
             except SampleError as error:
                 predictions[place] = _failed(job.request, str(error))
         flat = [question for found in questions.values() for question in found]
         answers = iter(self._log_probabilities(flat) if flat else ())
         for place, found in questions.items():
-            scores = [0.0] * len(batch[place].request.choices)
+            values: dict[int, ChoiceValue] = {}
             for _ in found:
-                for choice, value in next(answers).items():
-                    scores[choice] = value
-            predictions[place] = _scored(batch[place], scores)
+                values.update(next(answers))
+            predictions[place] = _scored(batch[place], values)
         return [predictions[place] for place in range(len(batch))]
 
-    def _log_probabilities(self, questions: list[Question]) -> list[dict[int, float]]:
-        """For each question, choice -> summed log-probability of its tokens (nats).
+    def _log_probabilities(self, questions: list[Question]) -> list[dict[int, ChoiceValue]]:
+        """For each question, choice -> summed log-probability of its tokens (nats), and whether
+        each of them is the likeliest.
 
         Padded on the right: a causal model does not see what follows, and positions count from
         the prompt's start in every architecture.
@@ -346,12 +348,12 @@ class HFEngine:
         for index, question in enumerate(questions):
             lines = logits[index, [at[place] for place in question.places]]
             table = lines.float().log_softmax(-1).cpu()
-            found.append(
-                {
-                    choice: float(sum(table[offset, token] for offset, token in enumerate(tokens)))
-                    for choice, tokens in question.choices.items()
-                }
-            )
+            best = tuple(table.argmax(-1).tolist())
+            values = {}
+            for choice, tokens in question.choices.items():
+                total = float(sum(table[offset, token] for offset, token in enumerate(tokens)))
+                values[choice] = (total, best == tokens)
+            found.append(values)
         return found
 
     def _model_inputs(self, rows: list[Row], *, left: bool) -> dict[str, Any]:
@@ -372,6 +374,13 @@ class HFEngine:
             pixels = join([row.pixels or {} for row in with_pictures])
             inputs.update({k: v.to(self._device, self._dtype) for k, v in pixels.items()})
         return inputs
+
+    @property
+    def _longest(self) -> int | None:
+        """Tokens that the live model takes, prompt and answer together."""
+        assert self._live is not None
+        text = self._live.model.config.get_text_config()
+        return getattr(text, "max_position_embeddings", None)
 
     def _greedy(self, max_new_tokens: int, ends: Sequence[int]) -> GenerationConfig:
         return GenerationConfig(
@@ -397,12 +406,15 @@ def batches(jobs: Sequence[Job], rows: int, tokens: Callable[[], int]) -> Iterat
     def order(job: Job) -> tuple[object, ...]:
         decoding = job.request.decoding
         bucket = -(-job.row.length // LENGTH_BUCKET)
-        return (decoding.max_new_tokens, decoding.stop, -bucket, job.row.picture, -job.row.length)
+        verbatim = job.request.verbatim
+        kind = (verbatim, decoding.max_new_tokens, decoding.stop)
+        return (*kind, -bucket, job.row.picture, -job.row.length)
 
     batch: list[Job] = []
     for job in sorted(jobs, key=order):
         if batch and (
             job.request.decoding != batch[0].request.decoding
+            or job.request.verbatim != batch[0].request.verbatim
             or len(batch) == rows
             or _cost([*batch, job]) > tokens()
         ):
@@ -447,13 +459,30 @@ def _failed(request: Request, reason: str) -> Prediction:
     return Prediction(sample_id=request.sample_id, status="failed", reason=reason)
 
 
-def _scored(job: Job, scores: list[float]) -> Prediction:
-    if any(math.isnan(score) for score in scores):
+def _fitting(row: Row, request: Request, limit: int | None) -> Row:
+    """The row if it fits into the model; the end of another program's text, as that cuts it.
+
+    Raises SampleError for what may not be cut: our own prompts, and those with pictures.
+    """
+    if request.verbatim and not row.picture:
+        if request.choices:  # each choice leaves another room: cut when it is appended
+            return row
+        room = (limit or row.length) - request.decoding.max_new_tokens
+        if limit and room > 0:
+            return shortened_left(row, room)
+    refuse_long(row.length, request.decoding, limit)
+    return row
+
+
+def _scored(job: Job, values: Mapping[int, ChoiceValue]) -> Prediction:
+    found = [values[choice] for choice in range(len(job.request.choices))]
+    if any(math.isnan(score) for score, _ in found):
         return _failed(job.request, NOT_NUMBERS)
     return Prediction(
         sample_id=job.request.sample_id,
         n_prompt_tokens=job.row.length,
-        choice_scores=tuple(scores),
+        choice_scores=tuple(score for score, _ in found),
+        choice_greedy=tuple(best for _, best in found) if job.request.verbatim else None,
     )
 
 

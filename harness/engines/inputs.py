@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from PIL import Image as PILImage
 
-from harness.engines.prompts import Prompter, first_line, picture_key
+from harness.engines.prompts import Prompter, first_line, picture_key, prompt_key
 from harness.errors import SampleError
 from harness.types import Request
 
@@ -62,7 +62,7 @@ class Inputs:
         Raises SampleError (one line) when a picture cannot be read or the prompt cannot be made.
         """
         picture = picture_key(request)
-        key = (request.parts, picture)
+        key = prompt_key(request)
         known = self._rows.get(key)
         if isinstance(known, str):
             raise SampleError(known)
@@ -79,8 +79,12 @@ class Inputs:
         return row
 
     def _process(self, request: Request, picture: str) -> Row:
+        if request.verbatim and not picture:
+            ids = torch.tensor(self.prompter.prompt_tokens(request))
+            return Row({"input_ids": ids}, {}, "", 0, None)
         text = self.prompter.text(request)
-        options = {"return_tensors": "pt", "add_special_tokens": self.prompter.adds_specials(text)}
+        specials = request.verbatim or self.prompter.adds_specials(text)
+        options = {"return_tensors": "pt", "add_special_tokens": specials}
         if not picture:
             output = dict(self._processor(text=[text], **options))
             return _row(output, frozenset(), "", 0)

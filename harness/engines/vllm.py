@@ -54,7 +54,7 @@ from harness.engines.decoding import answer_of
 from harness.engines.layouts import canonical, served_name, shortened
 from harness.engines.options import VLLMOptions
 from harness.engines.positions import with_reading
-from harness.engines.prompts import Prompter, first_line, picture_key, refuse_long
+from harness.engines.prompts import Prompter, first_line, picture_key, prompt_key, refuse_long
 from harness.engines.vllm_features import connector, vision_digest
 from harness.engines.vllm_reading import Extension, Masses, extra_args
 from harness.errors import CheckpointError, Problem, SampleError, UserError
@@ -76,6 +76,8 @@ NO_PROBES = (
 )
 
 Canary = tuple[tuple[int, float], ...]
+# Log-probability of a choice (nats), and whether greedy decoding would have said it.
+ChoiceValue = tuple[float, bool]
 
 
 def engine_arguments() -> tuple[str, ...]:
@@ -212,7 +214,9 @@ class VLLMEngine:
         if not self._measures and any(request.probe for request in requests):
             raise UserError("engine", NO_PROBES)
         asks = (
-            _greedy_ask(request, f"{self._serial}.{place}" if self._measures else "")
+            _greedy_ask(
+                request, f"{self._serial}.{place}" if self._measures else "", self._prompter
+            )
             for place, request in enumerate(_by_picture(requests))
         )
         for group in self._groups(asks):
@@ -248,7 +252,7 @@ class VLLMEngine:
 
     def log_likelihood(self, requests: Sequence[Request]) -> Iterator[Prediction]:
         """`choice_scores` (nats, one per choice) for each request; a request needs choices."""
-        scores: dict[int, dict[int, float]] = {}
+        scores: dict[int, dict[int, ChoiceValue]] = {}
         closed: set[int] = set()
         for ask, output in self._stream(self._choice_asks(_by_picture(requests))):
             name, key = ask.request.sample_id, id(ask.request)
@@ -262,10 +266,13 @@ class VLLMEngine:
             found.update(_choice_values(ask, output))
             if len(found) == len(ask.request.choices):
                 closed.add(key)
+                values = [value for _, value in sorted(scores.pop(key).items())]
+                greedy = tuple(best for _, best in values) if ask.request.verbatim else None
                 yield Prediction(
                     sample_id=name,
                     n_prompt_tokens=len(output.prompt_token_ids) - len(ask.more),
-                    choice_scores=tuple(value for _, value in sorted(scores.pop(key).items())),
+                    choice_scores=tuple(score for score, _ in values),
+                    choice_greedy=greedy,
                 )
 
     def close(self) -> None:
@@ -446,11 +453,16 @@ class VLLMEngine:
         if ask.refusal:
             raise SampleError(ask.refusal)
         request, prompter = ask.request, self._prompter
-        key = (request.parts, picture_key(request))
+        key = prompt_key(request)
         if key not in self._prompts:
-            self._prompts[key] = tuple(prompter.tokens(prompter.text(request)))
+            self._prompts[key] = tuple(prompter.prompt_tokens(request))
         shown = [request.images[part] for part in request.parts if isinstance(part, int)]
-        prompt: dict[str, Any] = {"prompt_token_ids": [*self._prompts[key], *ask.more]}
+        tokens = [*self._prompts[key], *ask.more]
+        if request.verbatim and not shown:
+            # Another program's text is cut as that program cuts it: from the left.
+            room = self._longest - (1 if request.choices else request.decoding.max_new_tokens)
+            tokens = tokens[-room:] if room > 0 else tokens
+        prompt: dict[str, Any] = {"prompt_token_ids": tokens}
         self._serial += 1
         name = f"{self._serial}"
         known = bool(shown) and all(image.sha256 in self._sent for image in shown)
@@ -477,7 +489,7 @@ class VLLMEngine:
         assert self._prompter is not None
         for request in requests:
             try:
-                tokens = [tuple(self._prompter.continuation(text)) for text in request.choices]
+                tokens = self._prompter.choice_tokens(request)
             except SampleError as error:
                 tokens, refusal = [], str(error)
             else:
@@ -523,29 +535,35 @@ def _by_picture(requests: Sequence[Request]) -> list[Request]:
     return sorted(requests, key=order)
 
 
-def _greedy_ask(request: Request, mass: str) -> _Ask:
+def _greedy_ask(request: Request, mass: str, prompter: Prompter | None) -> _Ask:
     forced = request.probe.tokens if request.probe else ()
     stop = () if forced else request.decoding.stop
     params = SamplingParams(
         temperature=0,
         max_tokens=len(forced) or request.decoding.max_new_tokens,
         ignore_eos=bool(forced),
-        stop=list(stop) or None,
+        stop=list(filter(None, stop)) or None,
+        stop_token_ids=prompter.ends(request) if prompter and not forced else None,
         detokenize=bool(stop),
         extra_args=extra_args(mass, request.probe) if mass else None,
     )
     return _Ask(request, params, mass=mass)
 
 
-def _choice_values(ask: _Ask, output: Any) -> dict[int, float]:
-    """Choice -> summed log-probability of its tokens (nats)."""
+def _choice_values(ask: _Ask, output: Any) -> dict[int, ChoiceValue]:
+    """Choice -> summed log-probability of its tokens (nats), whether each is the likeliest."""
     if not ask.more:
-        table = output.outputs[0].logprobs[0]
-        return {choice: float(table[tokens[0]].logprob) for choice, tokens in ask.choices.items()}
+        answer = output.outputs[0]
+        table, said = answer.logprobs[0], answer.token_ids[0]
+        return {
+            choice: (float(table[tokens[0]].logprob), said == tokens[0])
+            for choice, tokens in ask.choices.items()
+        }
     ((choice, tokens),) = ask.choices.items()
     tables = output.prompt_logprobs[-len(tokens) :]
-    pairs = zip(tables, tokens, strict=True)
-    return {choice: float(sum(table[token].logprob for table, token in pairs))}
+    found = [table[token] for table, token in zip(tables, tokens, strict=True)]
+    total = float(sum(entry.logprob for entry in found))
+    return {choice: (total, all(entry.rank == 1 for entry in found))}
 
 
 # Enough for a window of short multimodal requests on models that run on CPUs at all.

@@ -69,7 +69,13 @@ def state_of(folder: Path) -> frozenset[tuple[str, int, int]]:
     """What a watcher compares: name, size and time of the files a report is made from."""
     return frozenset(
         (file.name, stat.st_size, stat.st_mtime_ns)
-        for pattern in ("study.json", "cells/*/*.parquet", "imported.parquet", "audit.csv")
+        for pattern in (
+            "study.json",
+            "cells/*/*.parquet",
+            "graded/*/*.parquet",
+            "imported.parquet",
+            "audit.csv",
+        )
         for file in folder.glob(pattern)
         for stat in [file.stat()]
     )

@@ -35,7 +35,9 @@ def chosen(prediction_text: str, choice_scores: Sequence[float] | None) -> str:
     """
     if not choice_scores:
         return prediction_text
-    return string.ascii_uppercase[max(range(len(choice_scores)), key=choice_scores.__getitem__)]
+    best = max(range(len(choice_scores)), key=choice_scores.__getitem__)
+    # Only lm-eval's tasks have more options than letters; their grades do not come from here.
+    return string.ascii_uppercase[best] if best < len(string.ascii_uppercase) else f"{best + 1}"
 
 
 def response_of(prediction: Prediction) -> str:

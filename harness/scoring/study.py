@@ -25,13 +25,17 @@ from harness.analysis.scores import (
     StudyScores,
     TrainingCost,
 )
+from harness.lmeval import graded
+from harness.lmeval.graded import Grades
+from harness.lmeval.settings import is_lm_eval
+from harness.lmeval.tasks import as_task
 from harness.record import read_record
 from harness.scoring.answer_type import is_bare_number
 from harness.scoring.beside import beside_columns
 from harness.scoring.grade import Grader, chosen
 from harness.scoring.traits import NUMERIC_TYPES, trait_columns
 from harness.store import MODEL_KEYS, Store, signature_text
-from harness.types import Headline, Sample, ScorerName, Stage, StageKey, Task
+from harness.types import OWN_METRIC, Headline, Sample, ScorerName, Stage, StageKey, Task
 
 DEFAULT_SCORERS: tuple[ScorerName, ...] = ("strict", "lenient")
 
@@ -57,14 +61,18 @@ def read_scores(
     again = []
     for row in record["benchmarks"]:
         name = row["name"]
-        inline = record["tasks"].get(name)
-        task = registry.inline_task(name, registry.InlineTask(**inline)) if inline else (
-            registry.task(name)
-        )  # fmt: skip
+        task = _task(record, row)
         samples = store.read_samples(name, row["data"])
         cells = [stage["cells"].get(name) for stage in record["stages"]]
         answers = [_answers(store, name, cell, samples) for cell in cells]
-        bench = grade_benchmark(task, row["role"], samples, columns, answers, scorers)
+        if is_lm_eval(name):
+            grades = [
+                graded.read(store, name, str(cell), row["grading"]) if answer else None
+                for cell, answer in zip(cells, answers, strict=True)
+            ]
+            bench = graded_benchmark(task, row["role"], samples, columns, answers, grades)
+        else:
+            bench = grade_benchmark(task, row["role"], samples, columns, answers, scorers)
         if traits:
             texts = [a.texts if a else None for a in answers]
             strict = task.scorers.get("strict")
@@ -81,10 +89,24 @@ def read_scores(
         benchmarks=benchmarks,
         components=record["components"],
         texts=StoredTexts(store, record),
-        notes=(noise_floor(again),) if again else (),
+        notes=(
+            *((noise_floor(again),) if again else ()),
+            *(f"{row['name']}: {row['note']}" for row in record["benchmarks"] if row.get("note")),
+        ),
         costs={name: TrainingCost(**cost) for name, cost in record.get("costs", {}).items()},
         audited=_audited(study_dir, record),
     )
+
+
+def _task(record: Mapping[str, Any], row: Mapping[str, Any]) -> Task:
+    """The task of a benchmark in a study's record: declared, lm-eval's, or of the registry."""
+    name = row["name"]
+    if is_lm_eval(name):
+        return as_task(name, row["metric"])
+    inline = record["tasks"].get(name)
+    return registry.inline_task(name, registry.InlineTask(**inline)) if inline else (
+        registry.task(name)
+    )  # fmt: skip
 
 
 def _audited(study_dir: Path, record: Mapping[str, Any]) -> dict[str, str]:
@@ -179,6 +201,54 @@ def grade_benchmark(
             unparsed[i, j] = first.parsed is None
             if wordy[i]:
                 bare[i, j] = is_bare_number(text)
+    rates = {"bare_number": bare} if any(wordy) else {}
+    return _assembled(
+        task, role, samples, columns, answers, Graded(values, status, unparsed, rates)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """What grading found, (n_samples, n_columns) each."""
+
+    values: Mapping[Any, NDArray[np.float64]]
+    status: NDArray[np.uint8]
+    unparsed: NDArray[np.bool_]
+    rates: Mapping[str, NDArray[np.float64]]
+
+
+def graded_benchmark(
+    task: Task,
+    role: str,
+    samples: Sequence[Sample],
+    columns: tuple[StageKey, ...],
+    answers: Sequence[Answers | None],
+    grades: Sequence[Grades | None],
+) -> BenchmarkScores:
+    """Scores of one of lm-eval's tasks, as lm-eval graded them: `grades[j]` is of `columns[j]`."""
+    shape = (len(samples), len(columns))
+    values = np.full(shape, np.nan)
+    status = np.full(shape, MISSING, np.uint8)
+    for j, (answer, grade) in enumerate(zip(answers, grades, strict=True)):
+        if answer is None or grade is None:
+            continue
+        known = grade.values.get(task.metric, {})
+        values[:, j] = [known.get(sample.doc["unit"], np.nan) for sample in samples]
+        status[:, j] = np.where(np.isnan(values[:, j]), NOT_APPLICABLE, SCORED)
+        status[answer.failed, j] = FAILED
+    found = Graded({OWN_METRIC: values}, status, np.zeros(shape, bool), {})
+    return _assembled(task, role, samples, columns, answers, found)
+
+
+def _assembled(
+    task: Task,
+    role: str,
+    samples: Sequence[Sample],
+    columns: tuple[StageKey, ...],
+    answers: Sequence[Answers | None],
+    found: Graded,
+) -> BenchmarkScores:
+    """Grades of samples as scores of the units that the task's headline joins them into."""
     units = Units.of(task.headline, samples)
     return BenchmarkScores(
         benchmark=task.name,
@@ -189,12 +259,12 @@ def grade_benchmark(
         weights=units.weights(task.headline, samples),
         chance=np.array([samples[i].chance for i in units.first], np.float64),
         columns=columns,
-        values={name: units.join(v, task.headline.combine) for name, v in values.items()},
-        status=units.worst(status),
-        unparsed=units.any(unparsed),
+        values={name: units.join(v, task.headline.combine) for name, v in found.values.items()},
+        status=units.worst(found.status),
+        unparsed=units.any(found.unparsed),
         rates={
-            **({"bare_number": units.join(bare, "mean")} if any(wordy) else {}),
-            **{name: units.join(m, "mean") for name, m in _masses(len(samples), answers).items()},
+            name: units.join(rate, "mean")
+            for name, rate in {**found.rates, **_masses(len(samples), answers)}.items()
         },
         settings=tuple("" if a is None else a.settings for a in answers),
         signatures=tuple("" if a is None else a.signature for a in answers),
