@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -19,13 +21,19 @@ BLOCK = re.compile(r"(<!-- output: (?P<command>.+?) -->\n```(?:text)?\n)(?P<body
 
 
 def output_of(command: str) -> str:
-    """What a command prints in 80 columns; `| tail -n +N` and `| head -N` are understood."""
+    """What a command prints in 80 columns; `| tail -n +N` and `| head -N` are understood.
+
+    It runs on a copy of the results: commands that judge a study also write its files.
+    """
     command, _, head = command.partition(" | head -")
     command, _, tail = command.partition(" | tail -n +")
     words = shlex.split(command)
     words[:1] = [sys.executable, "-m", "harness"]
     environment = {**os.environ, "COLUMNS": "80", "TERM": "dumb", "NO_COLOR": "1"}
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
+    environment["PYTHONPATH"] = str(ROOT)
+    with TemporaryDirectory() as place:
+        shutil.copytree(ROOT / "results", Path(place) / "results")
+        done = subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{command}: exit code {done.returncode}\n{done.stderr}")
     lines = [line.rstrip() for line in done.stdout.strip("\n").splitlines()]

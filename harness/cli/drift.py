@@ -82,8 +82,10 @@ def study(
         typer.echo(json.dumps(as_json(found, notes), indent=1, ensure_ascii=True))
         return
     console = Console()
+    # A fact a line: a sentence of ten facts is read by nobody.
+    facts = [line.replace("; ", "\n    ") for line in found.sentences()]
     correlations = map(correlation_sentence, found.correlations)
-    for line in [*found.sentences(), *correlations, *notes]:
+    for line in [*facts, *correlations, *notes]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"written to {file}", markup=False, highlight=False, soft_wrap=True)
 
