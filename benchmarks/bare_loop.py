@@ -34,7 +34,7 @@ from harness.engines.inputs import collate, join
 from harness.types import Checkpoint, Decoding, Request
 
 REQUESTS = 2000
-REPEATS = 5
+REPEATS = 9
 
 
 class Picture:
