@@ -173,7 +173,9 @@ def ours(
     }
     manifest, results = place / "study.yaml", place / "results"
     manifest.write_text(yaml.safe_dump(record))
-    command = [sys.executable, "-c", COUNTED, "score", str(manifest), "--quiet"]
+    # Workers are processes of their own with an engine each: there is nothing to count here.
+    program = ["-c", COUNTED] if workers == 1 else ["-m", "harness"]
+    command = [sys.executable, *program, "score", str(manifest), "--quiet"]
     command += ["--results", str(results), "--workers", str(workers)]
     starts = place / "starts"
     seconds = run(command, ROOT, SWEEP_STARTS=str(starts))
@@ -185,8 +187,7 @@ def ours(
             table = pq.read_table(results / "sweep" / "cells" / task / f"{cell}.parquet")
             found.update({(task, r["sample_id"]): r["text"].strip() for r in table.to_pylist()})
         answers.append(found)
-    # Workers are processes of their own with an engine each.
-    return answers, seconds, int(starts.read_text()) or workers
+    return answers, seconds, int(starts.read_text()) if workers == 1 else workers
 
 
 def lm_eval(model: str, python: Path, checkpoint: Path, study: Study, place: Path) -> float:
@@ -454,7 +455,10 @@ def main() -> None:
         n = options.tiny_checkpoints
         tiny = [tiny_study(family, Path(place), n, few) for family in options.families]
         for study in (micro, *tiny):
-            rows.extend(rows_of(study, options))
+            for row in rows_of(study, options):
+                seconds = row.note or f"{row.seconds:.1f} s"
+                print(f"{row.study}: {row.system}: {seconds}", file=sys.stderr, flush=True)
+                rows.append(row)
     print_table(rows)
     added = {engine: overhead(micro, engine) for engine in options.engines if options.bare}
     record = summary(rows, added)
