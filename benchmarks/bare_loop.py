@@ -29,7 +29,8 @@ import torch
 from PIL import Image as PILImage
 
 from harness.engines import create
-from harness.engines.hf import HFEngine, Job, batches
+from harness.engines.batching import Job, batches
+from harness.engines.hf import HFEngine
 from harness.engines.inputs import collate, join
 from harness.types import Checkpoint, Decoding, Request
 
