@@ -29,7 +29,8 @@ import torch
 from PIL import Image as PILImage
 
 from harness.engines import create
-from harness.engines.hf import HFEngine, Job, batches
+from harness.engines.batching import Job, batches
+from harness.engines.hf import HFEngine
 from harness.engines.inputs import collate, join
 from harness.types import Checkpoint, Decoding, Request
 
@@ -104,7 +105,7 @@ def vllm_runs(folder: str, asked: list[Request]) -> dict[str, Callable[[], Any]]
     engine.load(Checkpoint(folder, "", folder))
     list(engine.generate(asked))
     prompter, llm = engine._prompter, engine._llm
-    params = SamplingParams(temperature=0, max_tokens=6, detokenize=False)
+    params = SamplingParams(temperature=0, max_tokens=6)
     prompts = [
         {
             "prompt_token_ids": prompter.tokens(prompter.text(request)),

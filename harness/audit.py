@@ -20,7 +20,7 @@ from harness.differences import Difference, difference
 from harness.errors import UserError
 from harness.manifest import Manifest, StageSpec
 from harness.moves import Move
-from harness.plan import base_folder
+from harness.resolver import base_folder
 
 Status = Literal["verified", "mismatch", "broken", "identical", "undeclared", "interpolated"]
 # Layers and tensors named in tables; everything is in the JSON.

@@ -7,22 +7,21 @@ bytes again.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from string import ascii_uppercase
 from typing import Any
 
-from harness import checkpoints, engines, registry, sources
-from harness.errors import CheckpointError, DataError, ManifestError, SampleError
+from harness import engines, registry, sources
+from harness.errors import CheckpointError, DataError, ManifestError
 from harness.lmeval.benchmarks import LmEvalBenchmark, LmEvalTasks
 from harness.lmeval.settings import is_lm_eval
 from harness.lmeval.tasks import as_task
-from harness.manifest import BaseSpec, Manifest, StageSpec, base_stage
-from harness.prompts import request_parts
-from harness.store import SCHEMA_VERSION, Store, cell_id, write_atomically
+from harness.manifest import Manifest, base_stage
+from harness.memory import Memory
+from harness.requests import data_digest, requests
+from harness.resolver import Resolver
+from harness.store import SCHEMA_VERSION, Store, cell_id
 from harness.types import BASE, Checkpoint, Kind, Profile, Request, Sample, Stage, Task
 
 
@@ -106,42 +105,6 @@ class Plan:
             yield cells[0].checkpoint, cells
 
 
-class Memory:
-    """Fingerprints remembered between runs by what the file system says of their files."""
-
-    def __init__(self, file: Path, *, verify: bool = False):
-        self._file = file
-        self._verify = verify
-        self._known: dict[str, Any] = {}
-        try:
-            known = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            known = None  # only time is lost
-        if isinstance(known, dict):
-            self._known = known
-        self._changed = False
-
-    def recall(self, key: str, stamps: object, compute: Callable[[], Any]) -> Any:
-        """The remembered JSON value for `key` if `stamps` are unchanged, else `compute()`.
-
-        A remembered value that is neither a text nor a pair of text and number was written by
-        somebody else and is not believed.
-        """
-        stamp = hashlib.sha256(json.dumps(stamps, default=str).encode()).hexdigest()
-        match self._known.get(key):
-            case [known, (str() | [str(), int()]) as value] if known == stamp and not self._verify:
-                return value
-        value = compute()
-        self._known[key] = [stamp, value]
-        self._changed = True
-        return value
-
-    def save(self) -> None:
-        """Writes what was learned."""
-        if self._changed:
-            write_atomically(self._file, json.dumps(self._known, indent=0).encode())
-
-
 def make_plan(
     manifest: Manifest,
     folder: Path,
@@ -158,27 +121,9 @@ def make_plan(
     """
     memory = Memory(store.folder.parent / ".cache" / "fingerprints.json", verify=verify)
     failures: list[Failure] = []
-    benchmarks: dict[str, Benchmark] = {}
-    theirs = LmEvalTasks(manifest.suite.lm_eval, manifest.suite.limit, folder, memory)
-    for name, role in manifest.suite.benchmarks().items():
-        try:
-            if is_lm_eval(name):
-                for benchmark in _lm_eval_benchmarks(theirs, name, role):
-                    first = benchmarks.setdefault(benchmark.task.name, benchmark)
-                    if first.role != role:
-                        raise DataError(name, f"{first.task.name} is already {first.role}")
-            else:
-                benchmarks[name] = _benchmark(manifest, name, role, folder, memory)
-        except DataError as error:
-            failures.append(Failure(name, str(error)))
-    stages: list[tuple[Stage, Checkpoint | None]] = []
+    benchmarks = _benchmarks(manifest, folder, memory, failures)
     resolver = Resolver(manifest, folder, memory)
-    for stage, spec in [(base_stage(), None), *manifest.stages()]:
-        try:
-            stages.append((stage, resolver.base if spec is None else resolver.stage(spec)))
-        except CheckpointError as error:
-            stages.append((stage, None))
-            failures.append(Failure("/".join(map(str, _key(stage))), str(error)))
+    stages = _stages(manifest, resolver, failures)
     memory.save()
     settings = engines.identity(manifest.engine.kind, manifest.engine.options)
     cells: dict[str, Cell] = {}
@@ -289,115 +234,38 @@ def _probe_samples(plan: Plan) -> dict[str, Any]:
     return {"probe_samples": found} if found else {}
 
 
-def requests(task: Task, samples: Sequence[Sample], profile: Profile) -> list[Request]:
-    """The requests of a task, one per sample, in the samples' order."""
-    if profile not in task.prompts:
-        known = ", ".join(task.prompts)
-        raise DataError(task.name, f"has no prompt profile {profile!r}; it has {known}")
-    prompt = task.prompts[profile]
-    built = []
-    for sample in samples:
-        parts = request_parts(prompt(sample), len(sample.images))
-        # Lettered questions are asked for a letter, so letters are what a likelihood compares.
-        lettered = sample.answer_type == "letter"
-        choices = tuple(ascii_uppercase[: len(sample.choices)]) if lettered else sample.choices
-        built.append(Request(sample.id, parts, sample.images, task.decoding, choices))
-    return built
+def _benchmarks(
+    manifest: Manifest, folder: Path, memory: Memory, failures: list[Failure]
+) -> dict[str, Benchmark]:
+    """The suite's benchmarks by name, in its order; what cannot be read goes to `failures`."""
+    found: dict[str, Benchmark] = {}
+    theirs = LmEvalTasks(manifest.suite.lm_eval, manifest.suite.limit, folder, memory)
+    for name, role in manifest.suite.benchmarks().items():
+        try:
+            if is_lm_eval(name):
+                for benchmark in _lm_eval_benchmarks(theirs, name, role):
+                    first = found.setdefault(benchmark.task.name, benchmark)
+                    if first.role != role:
+                        raise DataError(name, f"{first.task.name} is already {first.role}")
+            else:
+                found[name] = _benchmark(manifest, name, role, folder, memory)
+        except DataError as error:
+            failures.append(Failure(name, str(error)))
+    return found
 
 
-class Resolver:
-    """Turns the manifest's folders and hub ids into checkpoints known by content."""
-
-    def __init__(self, manifest: Manifest, folder: Path, memory: Memory):
-        self._manifest = manifest
-        self._folder = folder
-        self._memory = memory
-        self._processors: dict[str, str] = {}
-        self._base: Checkpoint | None = None
-
-    @property
-    def base(self) -> Checkpoint:
-        """The study's base. Raises CheckpointError."""
-        if self._base is None:
-            path = base_folder(self._manifest.base, self._folder)
-            if checkpoints.is_adapter(path):
-                raise CheckpointError(
-                    str(path), "a peft adapter is no base; give the model it was trained on"
-                )
-            if not checkpoints.has_processor(path):
-                raise CheckpointError(
-                    str(path), "no tokenizer and processor here; copy them from the base model"
-                )
-            self._base = Checkpoint(
-                path=str(path),
-                fingerprint=self._fingerprint(path),
-                processor_path=str(path),
-                trust_remote_code=self._manifest.base.trust_remote_code,
-            )
-        return self._base
-
-    def stage(self, spec: StageSpec) -> Checkpoint:
-        """A stage's checkpoint: whole, an adapter over the base, or an interpolation."""
-        trust = spec.trust_remote_code
-        if spec.wise_ft is not None:
-            of, other = self._locate(spec.wise_ft.of), self._locate(spec.wise_ft.with_)
-            for end in (of, other):
-                if checkpoints.is_adapter(end):
-                    raise CheckpointError(
-                        str(end), "a peft adapter cannot be interpolated; merge it into its model"
-                    )
-            share = spec.wise_ft.alpha
-            parts = [self._fingerprint(of), self._fingerprint(other), repr(share)]
-            mixed = hashlib.sha256("|".join(parts).encode()).hexdigest()
-            return Checkpoint(
-                str(of), mixed, self._processor(of), "", ((str(other), share),), trust
-            )
-        path = self._locate(spec.path or "")
-        if checkpoints.is_adapter(path):
-            both = self.base.fingerprint + self._fingerprint(path)
-            mixed = hashlib.sha256(both.encode()).hexdigest()
-            return Checkpoint(self.base.path, mixed, self.base.processor_path, str(path), (), trust)
-        return Checkpoint(
-            str(path), self._fingerprint(path), self._processor(path), trust_remote_code=trust
-        )
-
-    def processor_fingerprint(self, checkpoint: Checkpoint) -> str:
-        """Hash of the processor that a checkpoint uses."""
-        path = checkpoint.processor_path
-        if path not in self._processors:
-            self._processors[path] = checkpoints.processor_fingerprint(Path(path))
-        return self._processors[path]
-
-    def _locate(self, text: str) -> Path:
-        return Path(self.base.path) if text == BASE else (self._folder / text).absolute()
-
-    def _processor(self, path: Path) -> str:
-        return str(path) if checkpoints.has_processor(path) else self.base.processor_path
-
-    def _fingerprint(self, path: Path) -> str:
-        stamps = checkpoints.file_stamps(path)
-        found = self._memory.recall(str(path), stamps, lambda: checkpoints.fingerprint(path))
-        return str(found)
-
-
-def base_folder(base: BaseSpec, folder: Path) -> Path:
-    """Where the base lies; a hub id is fetched (weights and processor files only)."""
-    if base.path is not None:
-        return (folder / base.path).absolute()
-    assert base.hub is not None
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    except ImportError:
-        raise CheckpointError(base.hub, "needs `pip install 'forgeteval[hf]'`") from None
-    try:
-        patterns = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
-        return Path(snapshot_download(base.hub, revision=base.revision, allow_patterns=patterns))
-    except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            base.hub, f"cannot be fetched from the hub ({why}); give a local folder with `path:`"
-        ) from None
+def _stages(
+    manifest: Manifest, resolver: Resolver, failures: list[Failure]
+) -> list[tuple[Stage, Checkpoint | None]]:
+    """Base and stages with their checkpoints; None, and a failure, where one cannot be read."""
+    found: list[tuple[Stage, Checkpoint | None]] = []
+    for stage, spec in [(base_stage(), None), *manifest.stages()]:
+        try:
+            found.append((stage, resolver.base if spec is None else resolver.stage(spec)))
+        except CheckpointError as error:
+            found.append((stage, None))
+            failures.append(Failure("/".join(map(str, _key(stage))), str(error)))
+    return found
 
 
 def _key(stage: Stage) -> tuple[str, str, int]:
@@ -439,26 +307,6 @@ def _lm_eval_benchmarks(theirs: LmEvalTasks, name: str, role: str) -> Iterator[B
     for bench in found:
         yield Benchmark(as_task(bench.name, bench.metric), role, bench.data, bench.n,
                         bench.samples, bench)  # fmt: skip
-
-
-def data_digest(task: Task, samples: Sequence[Sample], profile: Profile) -> str:
-    """Hash (hex) of everything a model is asked and graded by, images included, in order."""
-    digest = hashlib.sha256()
-    for sample, request in zip(samples, requests(task, samples, profile), strict=True):
-        row = [
-            [sample.id, sample.group, sample.question, sample.answers, sample.choices],
-            [sample.answer_type, sample.chance, sample.doc, request.parts],
-            [_image_identity(image) for image in sample.images],
-        ]
-        digest.update(json.dumps(row, default=str).encode())
-    return digest.hexdigest()
-
-
-def _image_identity(image: Any) -> str:
-    try:
-        return str(image.sha256)
-    except SampleError as error:
-        return f"unreadable: {error}"
 
 
 def _signature(

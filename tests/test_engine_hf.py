@@ -22,8 +22,9 @@ from tiny_models import (
 )
 
 from harness.engines import create
+from harness.engines.batching import Job, batches
 from harness.engines.blending import blended
-from harness.engines.hf import HFEngine, Job, batches
+from harness.engines.hf import HFEngine
 from harness.errors import CheckpointError
 from harness.types import Checkpoint, Decoding, Prediction, Request
 

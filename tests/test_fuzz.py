@@ -18,7 +18,7 @@ from harness import checkpoints, engines, integrity, sources, study
 from harness.errors import UserError
 from harness.interop.score_files import import_scores, read_imported
 from harness.manifest import read_manifest
-from harness.plan import Memory
+from harness.memory import Memory
 from harness.registry import InlineTask, inline_task
 from harness.report.live import Quiet
 from harness.scoring.study import read_scores

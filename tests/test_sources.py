@@ -23,7 +23,7 @@ from make_fixtures import IMAGE, cell, picture, write
 
 from harness import registry, sources
 from harness.errors import DataError, SampleError
-from harness.plan import data_digest
+from harness.requests import data_digest
 from harness.sources import SourceOverride
 from harness.subset import choose
 from harness.tables import open_path

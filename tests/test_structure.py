@@ -19,7 +19,7 @@ HEAVY_ROOMS = ("harness.engines", "harness.tune", "harness.micro")
 # (module, library): why it may import a heavy library outside those rooms, inside a function.
 HEAVY_ELSEWHERE = {
     ("harness.sources", "datasets"): "hub data sets are read by their own library, if one is named",
-    ("harness.plan", "huggingface_hub"): "a hub id becomes a folder before an engine is chosen",
+    ("harness.resolver", "huggingface_hub"): "a hub id becomes a folder before an engine is chosen",
     ("harness.executors.ray_cluster", "ray"): "the one place that reaches other machines",
     ("harness.lmeval.library", "lm_eval"): "its tasks are asked by our engines, by its own rules",
     ("harness.export.adapters", "datasets"): "lm-eval wants its own rows; it has the library",

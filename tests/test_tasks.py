@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from harness import contract, registry, sources
-from harness.plan import data_digest
 from harness.prompts import as_text, request_parts
+from harness.requests import data_digest
 from harness.types import Sample, Task
 
 ROOT = Path(__file__).parent.parent

@@ -20,6 +20,7 @@ from transformers.generation import LogitsProcessorList, StoppingCriteriaList
 
 from harness.checkpoints import architecture, processor_fingerprint, tensor_index
 from harness.engines.adapters import merge_adapter
+from harness.engines.batching import Job, batches, cost
 from harness.engines.choices import Question, choice_questions, shortened_left
 from harness.engines.decoding import NOT_NUMBERS, FirstMass, NanWatch, StopStrings, answer_of
 from harness.engines.features import Features
@@ -36,21 +37,11 @@ from harness.types import Checkpoint, Prediction, Probe, Request
 # their pixels fit in memory.
 WINDOW_ROWS = 1024
 WINDOW_BYTES = 2 << 30
-# Prompts whose lengths share a bucket lie in one batch; within it, questions on one picture meet.
-LENGTH_BUCKET = 16
 OUT_OF_MEMORY = "out of memory with this prompt alone"
 
 Answer = Callable[[list["Job"]], list[Prediction]]
 # Log-probability of a choice (nats), and whether greedy decoding would have said it.
 ChoiceValue = tuple[float, bool]
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A request and its processed row."""
-
-    request: Request
-    row: Row
 
 
 @dataclass(slots=True)
@@ -255,7 +246,7 @@ class HFEngine:
             return [_failed(batch[0].request, reason)]
         middle = len(batch) // 2
         if full:
-            self._batch_tokens = max(1, min(self._batch_tokens, _cost(batch) // 2))
+            self._batch_tokens = max(1, min(self._batch_tokens, cost(batch) // 2))
         return self._answer(batch[:middle], answer) + self._answer(batch[middle:], answer)
 
     def _generate_batch(self, batch: list[Job]) -> list[Prediction]:
@@ -394,41 +385,6 @@ class HFEngine:
         assert self._current is not None
         pad = self._current.prompter.tokenizer.pad_token_id
         return int(pad) if pad is not None else (self._stops or [0])[0]
-
-
-def batches(jobs: Sequence[Job], rows: int, tokens: Callable[[], int]) -> Iterator[list[Job]]:
-    """Cut jobs into batches of one decoding, at most `rows` prompts and `tokens()` tokens each.
-
-    Sorted by length, longest first (memory runs out at once or never), and by picture within
-    similar lengths. A prompt longer than the budget makes a batch of its own.
-    """
-
-    def order(job: Job) -> tuple[object, ...]:
-        decoding = job.request.decoding
-        bucket = -(-job.row.length // LENGTH_BUCKET)
-        verbatim = job.request.verbatim
-        kind = (verbatim, decoding.max_new_tokens, decoding.stop)
-        return (*kind, -bucket, job.row.picture, -job.row.length)
-
-    batch: list[Job] = []
-    for job in sorted(jobs, key=order):
-        if batch and (
-            job.request.decoding != batch[0].request.decoding
-            or job.request.verbatim != batch[0].request.verbatim
-            or len(batch) == rows
-            or _cost([*batch, job]) > tokens()
-        ):
-            yield batch
-            batch = []
-        batch.append(job)
-    if batch:
-        yield batch
-
-
-def _cost(batch: Sequence[Job]) -> int:
-    """Tokens of a padded batch when every answer is as long as allowed."""
-    longest = max(job.row.length for job in batch)
-    return len(batch) * (longest + batch[0].request.decoding.max_new_tokens)
 
 
 def _device(wanted: str) -> str:

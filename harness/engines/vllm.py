@@ -9,12 +9,10 @@ score. Names and shapes are compared before a reload, because a failed one leave
 
 from __future__ import annotations
 
-import bisect
 import itertools
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,7 +31,6 @@ if not torch.cuda.is_available():
     # A second process would compete for the same cores, and take as long again to start.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
-from PIL import Image as PILImage
 from vllm import LLM, SamplingParams, envs
 from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 from vllm.engine.arg_utils import EngineArgs
@@ -42,62 +39,54 @@ from vllm.lora.request import LoRARequest
 from vllm.triton_utils import HAS_TRITON
 
 from harness.checkpoints import (
-    PROCESSOR_FILES,
-    TOKENIZER_FILES,
     architecture,
-    file_stamps,
     processor_fingerprint,
     read_config,
     tensor_index,
 )
 from harness.engines.decoding import answer_of
-from harness.engines.layouts import canonical, served_name, shortened
+from harness.engines.layouts import served_name
 from harness.engines.options import VLLMOptions
 from harness.engines.positions import with_reading
-from harness.engines.prompts import Prompter, first_line, picture_key, prompt_key, refuse_long
+from harness.engines.prompts import Prompter, first_line, prompt_key, refuse_long
+from harness.engines.vllm_asks import (
+    CANARIES,
+    CANARY_TOKENS,
+    Ask,
+    ChoiceValue,
+    by_picture,
+    choice_asks,
+    choice_values,
+    greedy_ask,
+)
+from harness.engines.vllm_checkpoints import (
+    Weights,
+    checked_shapes,
+    complete_folder,
+    lora_rank,
+    refuse_differences,
+)
 from harness.engines.vllm_features import connector, vision_digest
-from harness.engines.vllm_reading import Extension, Masses, extra_args
-from harness.errors import CheckpointError, Problem, SampleError, UserError
-from harness.types import Checkpoint, Decoding, Prediction, Request
+from harness.engines.vllm_reading import Extension, Masses
+from harness.errors import CheckpointError, SampleError, UserError
+from harness.types import Checkpoint, Prediction, Request
 
 # Log-probabilities of one prompt on one engine repeat to far better than this, and two
 # checkpoints that were trained apart differ by far more.
 CANARY_TOLERANCE = 1e-3
-CANARY_TOKENS = 4
-# The ranks that vLLM can be started with (its `MaxLoRARanks`).
-LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-VISION = re.compile(r"vision|visual|projector|image_newline")
 # What vLLM raises for a request, or a start, that it cannot serve.
 REFUSALS = (VLLMClientError, ValueError, RuntimeError, TypeError, KeyError, IndexError)
-PROCESSING_FILES = (*TOKENIZER_FILES, *PROCESSOR_FILES)
 NO_PROBES = (
     "vLLM's distributions cannot be read on its second model runner, nor while it speculates; "
     "unset VLLM_USE_V2_MODEL_RUNNER, drop engine.speculative_config, or probe with --engine hf"
 )
 
 Canary = tuple[tuple[int, float], ...]
-# Log-probability of a choice (nats), and whether greedy decoding would have said it.
-ChoiceValue = tuple[float, bool]
 
 
 def engine_arguments() -> tuple[str, ...]:
     """The names of vLLM's own engine options."""
     return tuple(entry.name for entry in fields(EngineArgs))
-
-
-@dataclass(frozen=True, slots=True)
-class _Weights:
-    """What the live engine holds, by content."""
-
-    folders: tuple[str, ...]
-    shares: tuple[float, ...]
-    stamps: tuple[Any, ...]
-
-    @classmethod
-    def of(cls, checkpoint: Checkpoint) -> _Weights:
-        folders = (checkpoint.path, *(path for path, _ in checkpoint.blend))
-        stamps = tuple(tuple(file_stamps(Path(folder))) for folder in folders)
-        return cls(folders, tuple(share for _, share in checkpoint.blend), stamps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,40 +96,6 @@ class _Kind:
     architecture: str
     processor: str
     lora_rank: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Ask:
-    """One prompt on its way through the engine."""
-
-    request: Request
-    params: SamplingParams | None
-    choices: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-    more: tuple[int, ...] = ()
-    """Tokens that follow the prompt: a choice being scored."""
-    refusal: str = ""
-    """Why it is not asked at all."""
-    mass: str = ""
-    """The name under which its class masses are noted; "" = they are not measured."""
-
-
-class _CanaryPicture:
-    """A picture that every engine start knows: a gradient."""
-
-    sha256 = "forgeteval-canary-1"
-
-    def read(self) -> bytes:
-        return self.decode().tobytes()
-
-    def decode(self) -> PILImage.Image:
-        return PILImage.linear_gradient("L").resize((56, 56)).convert("RGB")
-
-
-_BRIEF = Decoding(max_new_tokens=CANARY_TOKENS)
-CANARIES = (
-    Request("picture", (0, "What is shown?"), (_CanaryPicture(),), _BRIEF),
-    Request("text", ("Count to three.",), (), _BRIEF),
-)
 
 
 class VLLMEngine:
@@ -160,9 +115,9 @@ class VLLMEngine:
         self._longest = 0
         self._checked = False
         self._shapes: dict[str, tuple[int, ...]] = {}
-        self._weights: _Weights | None = None
-        self._canaries: dict[_Weights, Canary] = {}
-        self._scopes: dict[_Weights, str] = {}
+        self._weights: Weights | None = None
+        self._canaries: dict[Weights, Canary] = {}
+        self._scopes: dict[Weights, str] = {}
         self._scope = ""
         self._prompter: Prompter | None = None
         self._lora: LoRARequest | None = None
@@ -190,20 +145,20 @@ class VLLMEngine:
         Raises CheckpointError, and then nothing answers until a load succeeds.
         """
         before, self._weights = self._weights, None
-        wanted = _Weights.of(checkpoint)
-        shapes = _checked_shapes(checkpoint)
+        wanted = Weights.of(checkpoint)
+        shapes = checked_shapes(checkpoint)
         fingerprint = processor_fingerprint(Path(checkpoint.processor_path))
         if self._prompter is None or self._prompter.fingerprint != fingerprint:
             self._prompter = Prompter(checkpoint)
             self._prompts.clear()
         # An engine started with room for adapters needs no second start when the first one comes.
-        rank = max(int(self._options.arguments.get("max_lora_rank", 0)), _lora_rank(checkpoint))
+        rank = max(int(self._options.arguments.get("max_lora_rank", 0)), lora_rank(checkpoint))
         kind = _Kind(architecture(Path(checkpoint.path)), fingerprint, rank)
         if self._llm is None or not self._serves(kind):
             self._start(checkpoint, wanted, kind)
             self._shapes = shapes
         else:
-            _refuse_differences(checkpoint.path, self._shapes, shapes)
+            refuse_differences(checkpoint.path, self._shapes, shapes)
             self._swap(checkpoint, wanted, before, kind)
         self._lora = self._adapter(checkpoint)
         self._measures = self._tell_classes(self._prompter)
@@ -214,10 +169,8 @@ class VLLMEngine:
         if not self._measures and any(request.probe for request in requests):
             raise UserError("engine", NO_PROBES)
         asks = (
-            _greedy_ask(
-                request, f"{self._serial}.{place}" if self._measures else "", self._prompter
-            )
-            for place, request in enumerate(_by_picture(requests))
+            greedy_ask(request, f"{self._serial}.{place}" if self._measures else "", self._prompter)
+            for place, request in enumerate(by_picture(requests))
         )
         for group in self._groups(asks):
             # One call for all that ended in a step: each waits for the engine's next one.
@@ -225,7 +178,7 @@ class VLLMEngine:
             for ask, output in group:
                 yield self._prediction(ask, output, noted.get(ask.mass))
 
-    def _prediction(self, ask: _Ask, output: Any, noted: Any) -> Prediction:
+    def _prediction(self, ask: Ask, output: Any, noted: Any) -> Prediction:
         """vLLM's output, or the reason why there is none, as a prediction."""
         name, decoding = ask.request.sample_id, ask.request.decoding
         if isinstance(output, str):
@@ -252,9 +205,11 @@ class VLLMEngine:
 
     def log_likelihood(self, requests: Sequence[Request]) -> Iterator[Prediction]:
         """`choice_scores` (nats, one per choice) for each request; a request needs choices."""
+        if self._prompter is None:
+            raise RuntimeError("no checkpoint is loaded: call load() first")
         scores: dict[int, dict[int, ChoiceValue]] = {}
         closed: set[int] = set()
-        for ask, output in self._stream(self._choice_asks(_by_picture(requests))):
+        for ask, output in self._stream(choice_asks(by_picture(requests), self._prompter)):
             name, key = ask.request.sample_id, id(ask.request)
             if key in closed:
                 continue
@@ -263,7 +218,7 @@ class VLLMEngine:
                 yield Prediction(sample_id=name, status="failed", reason=output)
                 continue
             found = scores.setdefault(key, {})
-            found.update(_choice_values(ask, output))
+            found.update(choice_values(ask, output))
             if len(found) == len(ask.request.choices):
                 closed.add(key)
                 values = [value for _, value in sorted(scores.pop(key).items())]
@@ -295,7 +250,7 @@ class VLLMEngine:
             and (live.lora_rank >= kind.lora_rank)
         )
 
-    def _start(self, checkpoint: Checkpoint, wanted: _Weights, kind: _Kind) -> None:
+    def _start(self, checkpoint: Checkpoint, wanted: Weights, kind: _Kind) -> None:
         """A new engine that holds `wanted`, and its canary."""
         self.close()
         folder = Path(checkpoint.path)
@@ -303,7 +258,7 @@ class VLLMEngine:
         # What vLLM cannot read by itself is streamed into an engine of random weights.
         streamed = bool(wanted.shares) or any(served_name(name) != name for name in names)
         with TemporaryDirectory(prefix="forgeteval-") as temporary:
-            served = _complete_folder(checkpoint, Path(temporary))
+            served = complete_folder(checkpoint, Path(temporary))
             arguments = {
                 "model": str(served),
                 "trust_remote_code": checkpoint.trust_remote_code,
@@ -334,7 +289,7 @@ class VLLMEngine:
             raise CheckpointError(str(folder), text)
 
     def _swap(
-        self, checkpoint: Checkpoint, wanted: _Weights, before: _Weights | None, kind: _Kind
+        self, checkpoint: Checkpoint, wanted: Weights, before: Weights | None, kind: _Kind
     ) -> None:
         """Load `wanted` into the live engine and prove it; a fresh start where the proof fails."""
         if wanted == before:
@@ -370,7 +325,7 @@ class VLLMEngine:
         self._llm.collective_rpc("forgeteval_classes", kwargs={"classes": classes})
         return True
 
-    def _noted(self, asks: Sequence[_Ask]) -> dict[str, Any]:
+    def _noted(self, asks: Sequence[Ask]) -> dict[str, Any]:
         """What the worker noted of these asks by name: class masses, or positions of a probe."""
         names = [ask.mass for ask in asks if ask.mass]
         if not names or self._llm is None:
@@ -379,7 +334,7 @@ class VLLMEngine:
         found = self._llm.collective_rpc(f"forgeteval_{what}", kwargs={"names": names})
         return {name: value for worker in found for name, value in worker.items()}
 
-    def _reload(self, wanted: _Weights) -> None:
+    def _reload(self, wanted: Weights) -> None:
         assert self._llm is not None
         arguments = {"folders": list(wanted.folders), "shares": list(wanted.shares)}
         self._llm.collective_rpc("forgeteval_reload", kwargs=arguments)
@@ -388,7 +343,7 @@ class VLLMEngine:
         self._llm.reset_prefix_cache()
         self._llm.llm_engine.reset_encoder_cache()
 
-    def _serve_features(self, wanted: _Weights) -> None:
+    def _serve_features(self, wanted: Weights) -> None:
         """Image features are those of these vision weights from now on."""
         assert self._llm is not None
         if self._llm.llm_engine.vllm_config.ec_transfer_config is None:
@@ -402,7 +357,7 @@ class VLLMEngine:
         """Tokens and log-probabilities of two fixed prompts, one with a picture."""
         # One listed token brings the chosen one along; `logprobs=0` would compile a kernel first.
         params = SamplingParams(temperature=0, max_tokens=CANARY_TOKENS, logprob_token_ids=[0])
-        asks = [_Ask(request, params) for request in CANARIES]
+        asks = [Ask(request, params) for request in CANARIES]
         found: dict[str, list[tuple[int, float]]] = {}
         for ask, output in self._stream(iter(asks), count=False):
             if isinstance(output, str):
@@ -414,14 +369,14 @@ class VLLMEngine:
             ]
         return tuple(pair for name in sorted(found) for pair in found[name])
 
-    def _stream(self, asks: Iterator[_Ask], *, count: bool = True) -> Iterator[tuple[_Ask, Any]]:
+    def _stream(self, asks: Iterator[Ask], *, count: bool = True) -> Iterator[tuple[Ask, Any]]:
         """(ask, vLLM's output, or the reason why there is none) as they finish."""
         for group in self._groups(asks, count=count):
             yield from group
 
     def _groups(
-        self, asks: Iterator[_Ask], *, count: bool = True
-    ) -> Iterator[list[tuple[_Ask, Any]]]:
+        self, asks: Iterator[Ask], *, count: bool = True
+    ) -> Iterator[list[tuple[Ask, Any]]]:
         """What `_stream` yields, by steps of the engine.
 
         At most `window` asks are in the engine, so that pictures waiting for their turn do not
@@ -430,7 +385,7 @@ class VLLMEngine:
         if self._llm is None or (count and self._weights is None):
             raise RuntimeError("no checkpoint is loaded: call load() first")
         engine = self._llm.llm_engine
-        flying: dict[str, _Ask] = {}
+        flying: dict[str, Ask] = {}
         try:
             while True:
                 for ask in itertools.islice(asks, self._options.window - len(flying)):
@@ -447,7 +402,7 @@ class VLLMEngine:
             if flying:
                 engine.abort_request(list(flying))
 
-    def _send(self, ask: _Ask, count: bool) -> str:
+    def _send(self, ask: Ask, count: bool) -> str:
         """Hand one ask to the engine; its id. Raises SampleError when vLLM refuses it."""
         assert self._llm is not None and self._prompter is not None
         if ask.refusal:
@@ -485,28 +440,6 @@ class VLLMEngine:
                 return name
         raise SampleError("vLLM refused it")
 
-    def _choice_asks(self, requests: Sequence[Request]) -> Iterator[_Ask]:
-        assert self._prompter is not None
-        for request in requests:
-            try:
-                tokens = self._prompter.choice_tokens(request)
-            except SampleError as error:
-                tokens, refusal = [], str(error)
-            else:
-                refusal = "" if tokens else "the request has no choices to compare"
-            if refusal:
-                yield _Ask(request, None, refusal=refusal)
-            elif all(len(choice) == 1 for choice in tokens):
-                listed = [choice[0] for choice in tokens]
-                params = SamplingParams(
-                    temperature=0, max_tokens=1, logprob_token_ids=sorted(set(listed))
-                )
-                yield _Ask(request, params, choices=dict(enumerate(tokens)))
-            else:
-                params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
-                for index, choice in enumerate(tokens):
-                    yield _Ask(request, params, choices={index: choice}, more=choice)
-
     def _adapter(self, checkpoint: Checkpoint) -> LoRARequest | None:
         if not checkpoint.adapter:
             return None
@@ -514,56 +447,6 @@ class VLLMEngine:
         name = checkpoint.fingerprint
         number = self._lora_ids.setdefault(name, len(self._lora_ids) + 1)
         return LoRARequest(name, number, checkpoint.adapter)
-
-
-def _by_picture(requests: Sequence[Request]) -> list[Request]:
-    """Questions on one picture after each other: its prefill is paid once for all of them."""
-    first: dict[str, int] = {}
-    for place, request in enumerate(requests):
-        try:
-            first.setdefault(picture_key(request), place)
-        except SampleError:
-            continue
-
-    def order(request: Request) -> int:
-        try:
-            picture = picture_key(request)
-        except SampleError:
-            return -1
-        return first[picture] if picture else -1
-
-    return sorted(requests, key=order)
-
-
-def _greedy_ask(request: Request, mass: str, prompter: Prompter | None) -> _Ask:
-    forced = request.probe.tokens if request.probe else ()
-    stop = () if forced else request.decoding.stop
-    params = SamplingParams(
-        temperature=0,
-        max_tokens=len(forced) or request.decoding.max_new_tokens,
-        ignore_eos=bool(forced),
-        stop=list(filter(None, stop)) or None,
-        stop_token_ids=prompter.ends(request) if prompter and not forced else None,
-        detokenize=bool(stop),
-        extra_args=extra_args(mass, request.probe) if mass else None,
-    )
-    return _Ask(request, params, mass=mass)
-
-
-def _choice_values(ask: _Ask, output: Any) -> dict[int, ChoiceValue]:
-    """Choice -> summed log-probability of its tokens (nats), whether each is the likeliest."""
-    if not ask.more:
-        answer = output.outputs[0]
-        table, said = answer.logprobs[0], answer.token_ids[0]
-        return {
-            choice: (float(table[tokens[0]].logprob), said == tokens[0])
-            for choice, tokens in ask.choices.items()
-        }
-    ((choice, tokens),) = ask.choices.items()
-    tables = output.prompt_logprobs[-len(tokens) :]
-    found = [table[token] for table, token in zip(tables, tokens, strict=True)]
-    total = float(sum(entry.logprob for entry in found))
-    return {choice: (total, all(entry.rank == 1 for entry in found))}
 
 
 # Enough for a window of short multimodal requests on models that run on CPUs at all.
@@ -606,68 +489,6 @@ def _takes_processors(options: VLLMOptions) -> bool:
     second = envs.VLLM_USE_V2_MODEL_RUNNER
     speculates = bool(options.arguments.get("speculative_config"))
     return not (speculates or (HAS_TRITON if second is None else second))
-
-
-def _complete_folder(checkpoint: Checkpoint, temporary: Path) -> Path:
-    """The checkpoint's folder, or one of links where the processor's files lie elsewhere."""
-    if checkpoint.processor_path == checkpoint.path:
-        return Path(checkpoint.path)
-    for folder in (Path(checkpoint.path), Path(checkpoint.processor_path)):
-        for file in folder.iterdir():
-            wanted = folder == Path(checkpoint.path) or file.name in PROCESSING_FILES
-            if wanted and file.is_file() and not (temporary / file.name).exists():
-                (temporary / file.name).symlink_to(file.resolve())
-    return temporary
-
-
-def _checked_shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor by layout-free name; folders of a blend must agree."""
-    shapes = _shapes(checkpoint.path)
-    for folder, _ in checkpoint.blend:
-        _refuse_differences(folder, shapes, _shapes(folder))
-    return shapes
-
-
-def _shapes(folder: str) -> dict[str, tuple[int, ...]]:
-    entries = tensor_index(Path(folder)).values()
-    shapes = {canonical(entry.name): entry.shape for entry in entries}
-    config = read_config(Path(folder))
-    text = config.get("text_config")
-    if config.get("tie_word_embeddings", (text or {}).get("tie_word_embeddings", False)):
-        # A tied head may be written or not: it is the embedding.
-        shapes.pop("lm_head.weight", None)
-    return shapes
-
-
-def _refuse_differences(
-    folder: str, expected: Mapping[str, tuple[int, ...]], got: Mapping[str, tuple[int, ...]]
-) -> None:
-    """Raises CheckpointError naming tensors that are missing, too many or of another shape."""
-    problems = [Problem(n, "missing from the checkpoint") for n in expected if n not in got]
-    problems += [Problem(n, "the model has no such tensor") for n in got if n not in expected]
-    problems += [
-        Problem(name, f"shape {'x'.join(map(str, got[name]))}, expected "
-                f"{'x'.join(map(str, shape))}")
-        for name, shape in expected.items()
-        if name in got and got[name] != shape
-    ]  # fmt: skip
-    if problems:
-        raise CheckpointError(folder, shortened(problems))
-
-
-def _lora_rank(checkpoint: Checkpoint) -> int:
-    """Rank that the engine must be started with; 0 without an adapter. Raises CheckpointError."""
-    if not checkpoint.adapter:
-        return 0
-    folder = Path(checkpoint.adapter)
-    vision = [name for name in tensor_index(folder) if VISION.search(name)]
-    if vision:
-        cure = "merge the adapter into its base, or score it with --engine hf"
-        text = f"{vision[0]} lies outside the language model, where vLLM applies none; {cure}"
-        raise CheckpointError(str(folder), text)
-    config = read_config(folder)
-    ranks = [config.get("r", 8), *(config.get("rank_pattern") or {}).values()]
-    return max(LORA_RANKS[bisect.bisect_left(LORA_RANKS, min(max(ranks), LORA_RANKS[-1]))], 1)
 
 
 def _alike(one: Canary, other: Canary) -> bool:

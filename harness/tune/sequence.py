@@ -23,8 +23,9 @@ from harness import components, registry
 from harness.checkpoints import tensor_index
 from harness.errors import CheckpointError, DataError, Problem
 from harness.manifest import BaseSpec, Suite, check_name, read_manifest
-from harness.plan import base_folder, requests
 from harness.registry import InlineTask, inline_task
+from harness.requests import requests
+from harness.resolver import base_folder
 from harness.sources import SourceOverride, load, open_source
 from harness.tune.batches import Example
 from harness.tune.recipe import Recipe, RecipeError, StageRecord

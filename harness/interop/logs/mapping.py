@@ -32,8 +32,9 @@ from harness.errors import Problem, ResultsError, did_you_mean
 from harness.interop.logs.folders import LogFolder, one_model
 from harness.interop.logs.metrics import Wanted
 from harness.interop.logs.names import NamedStage, nearest
-from harness.manifest import Name, problem_of, read_yaml
+from harness.manifest import Name
 from harness.types import BASE
+from harness.yaml_files import problem_of, read_yaml
 
 Difference = Literal["version", "engine", "settings", "pictures"]
 Metrics = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
