@@ -25,6 +25,8 @@ from harness.scoring.traits import traits_of
 from harness.study import Options
 from harness.types import Checkpoint, Prediction, Request, Sample
 
+pytestmark = pytest.mark.slow
+
 N = 400
 MANIFEST = """
 study: planted

@@ -22,6 +22,8 @@ from harness.scoring.study import read_scores
 from harness.study import Options
 from harness.types import Prediction, Reading, Request, StageKey
 
+pytestmark = pytest.mark.slow
+
 BASE_LOGS = (-0.1, -3.0, -4.0)
 Says = Callable[[str, str, int, str], str]
 

@@ -18,6 +18,8 @@ from harness.micro import skills, study
 from harness.tune.recipe import RecipeError, read_record
 from tasks.micro import TASKS
 
+pytestmark = pytest.mark.slow
+
 ALL = (*skills.HELD_OUT, *skills.TARGETS)
 
 

@@ -34,6 +34,8 @@ from harness.tune.train import tune_stage  # noqa: E402
 from harness.tune.trainer import distillation_loss  # noqa: E402
 from harness.types import Checkpoint, Decoding, Request  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 RECIPE = Recipe(learning_rate=1e-3, vision_learning_rate=None, batch_size=4, max_steps=2)
 # Outside the path to the loss: features are taken before the last layer (CLIP), or before the
 # final norm.

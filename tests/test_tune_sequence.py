@@ -24,6 +24,8 @@ from harness.tune import sequence
 from harness.tune.recipe import Recipe, RecipeError, cost_of, read_record
 from harness.tune.sequence import SequencePlan, run
 
+pytestmark = pytest.mark.slow
+
 SKILLS = ("colour", "count")
 
 

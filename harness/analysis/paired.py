@@ -182,8 +182,9 @@ def mean_value(
         delta=data.delta + 0.0,
         low=low,
         high=high,
-        lower=lower,
-        upper=upper,
+        # What two sides exclude, one side excludes all the more.
+        lower=max(low, lower),
+        upper=min(high, upper),
         p_value=p_value,
         n_samples=data.n_samples,
         n_groups=data.n_groups,
