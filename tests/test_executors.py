@@ -599,13 +599,14 @@ def test_outcomes_name_lost_workers_and_notices(store, tmp_path, capsys):
     assert '"workers_lost": 2' in capsys.readouterr().out
 
 
-def test_a_terminal_shows_a_line_for_each_worker():
+def test_a_terminal_shows_a_line_for_each_worker(monkeypatch):
     import io
 
     from rich.console import Console
 
     from harness.report.live import SHOWN_WORKERS, watching
 
+    monkeypatch.setenv("TERM", "xterm")
     out = io.StringIO()
     with watching(Console(file=out, force_terminal=True, width=100)) as watch:
         watch.begin(100, 2)

@@ -197,12 +197,12 @@ class LiveLine(_Counting):
 
 @contextmanager
 def watching(console: Console, mode: str = "auto") -> Iterator[Watch]:
-    """`auto`: a bar on a terminal, lines elsewhere; or `plain`, `jsonl`, `quiet` as asked."""
+    """`auto`: a bar on a terminal that can draw one, lines elsewhere; or as asked."""
     if mode == "quiet":
         yield Quiet()
     elif mode == "jsonl":
         yield JsonLines()
-    elif mode == "plain" or not console.is_terminal:
+    elif mode == "plain" or not console.is_terminal or console.is_dumb_terminal:
         yield PlainLines(console)
     else:
         columns = (
