@@ -43,6 +43,9 @@ class UserError(Exception):
         self.problems = [Problem("", problems)] if isinstance(problems, str) else list(problems)
         super().__init__(str(self))
 
+    def __reduce__(self) -> tuple[type[UserError], tuple[str, list[Problem]]]:
+        return type(self), (self.where, self.problems)  # for errors of worker processes
+
     def __str__(self) -> str:
         if len(self.problems) == 1:
             return f"{self.where}: {self.problems[0]}" if self.where else str(self.problems[0])

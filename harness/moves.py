@@ -1,17 +1,24 @@
 """Moves: how far tensors moved from one checkpoint to the next, measured on mapped bytes.
 
-Windows of both files are mapped, compared as bytes and let go again, on a few threads. Arithmetic
-is done only where bytes differ, so that a tensor that stayed costs little more than reading it.
+Windows of both files are mapped, compared as bytes and let go again, by a few processes at once.
+Arithmetic is done only where bytes differ, so that a tensor that stayed costs little more than
+reading it.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import chain
 from math import sqrt
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -20,13 +27,18 @@ from numpy.typing import NDArray
 from harness.checkpoints import NUMPY_DTYPES, TensorEntry
 from harness.errors import CheckpointError
 
-# Mapped at a time, per file and thread: all the memory that a comparison takes.
+# Mapped at a time, per file and worker: nearly all the memory that a comparison takes.
 WINDOW_BYTES = 1 << 24
 # Compared at a time: large enough that Python costs nothing, small enough for a shared cache.
 SCAN_BYTES = 1 << 20
-# Subtracted at a time: 2^17 elements of 2 bytes. Half of it or twice of it was slower.
+# Subtracted at a time: every pass over it should find it in the cache of its core.
 CHUNK_BYTES = 1 << 18
-_THREADS = min(8, os.cpu_count() or 1)
+# More would wait for memory, and hold more of it.
+WORKERS = min(4, os.cpu_count() or 1)
+# Bytes of a checkpoint from which processes gain more than they cost: hundredths of a second.
+_WORTH_A_FORK = 1 << 26
+# Windows handed to a worker together: handing over costs a tenth of what comparing one does.
+_AT_ONCE = 4
 # Signed and unsigned integers as wide as the type, and the bits of its infinity: as signed
 # numbers the positive NaN and Inf are the largest, as unsigned numbers the negative ones.
 _BITS: Mapping[str, tuple[Any, Any, int]] = {
@@ -98,6 +110,16 @@ class _Window:
             raise CheckpointError(str(entry.file), f"ends inside tensor {entry.name}") from None
 
 
+class _Scratch(threading.local):
+    """Room for two chunks as float32, kept: the system would clear new room for each window."""
+
+    def __init__(self) -> None:
+        self.floats = [np.empty(CHUNK_BYTES, np.float32) for _ in range(2)]
+
+
+_SCRATCH = _Scratch()
+
+
 @dataclass(slots=True)
 class _Sums:
     """What is known of a window, or of a whole tensor once its windows are added."""
@@ -128,11 +150,28 @@ def measure(
     """
     jobs = [*pairs, *((entry, entry) for entry in alone)]
     windows = [(k, window) for k, pair in enumerate(jobs) for window in _windows(*pair)]
+    try:
+        sums = _measured(jobs, windows, report)
+    except BrokenProcessPool:
+        raise _killed(jobs) from None
+    moves = {
+        later.name: _move(earlier, later, whole)
+        for (earlier, later), whole in zip(jobs, sums, strict=True)
+        if whole.moved
+    }
+    broken = [later.name for (_, later), whole in zip(jobs, sums, strict=True) if not whole.finite]
+    return moves, broken
+
+
+def _measured(
+    jobs: Sequence[Pair], windows: Sequence[tuple[int, _Window]], report: Report | None
+) -> list[_Sums]:
+    """What is known of each job's tensors. `windows`: (number of its job, window)."""
     total, done = sum(later.nbytes for _, later in jobs), 0
     sums = [_Sums() for _ in jobs]
     stayed: list[tuple[int, _Window]] = []
-    with ThreadPoolExecutor(_THREADS) as pool:
-        found = pool.map(_compare, (window for _, window in windows))
+    with _pool(total) as pool:
+        found = pool.map(_compare, (window for _, window in windows), chunksize=_AT_ONCE)
         for (k, window), part in zip(windows, found, strict=True):
             sums[k].add(part)
             if not part.moved:
@@ -142,15 +181,38 @@ def measure(
                 report(done, total)
         # The rest of a tensor that moved counts in the norm of its start.
         rest = [(k, window) for k, window in stayed if sums[k].moved]
-        for (k, _), start in zip(rest, pool.map(_start, (w for _, w in rest)), strict=True):
+        for (k, _), start in zip(
+            rest, pool.map(_start, (w for _, w in rest), chunksize=_AT_ONCE), strict=True
+        ):
             sums[k].start += start
-    moves = {
-        later.name: _move(earlier, later, whole)
-        for (earlier, later), whole in zip(jobs, sums, strict=True)
-        if whole.moved
-    }
-    broken = [later.name for (_, later), whole in zip(jobs, sums, strict=True) if not whole.finite]
-    return moves, broken
+    return sums
+
+
+def _pool(total: int) -> Executor:
+    """Workers for `total` bytes of a checkpoint.
+
+    Processes, because threads would wait for the interpreter's lock between any two passes, and
+    because a file that is cut short while it is mapped kills who reads it. Forked, because they
+    then begin within milliseconds; outside Linux a fork is not safe.
+    """
+    if total < _WORTH_A_FORK or sys.platform != "linux":
+        return ThreadPoolExecutor(WORKERS)
+    return ProcessPoolExecutor(WORKERS, get_context("fork"), _leave_interrupts)
+
+
+def _leave_interrupts() -> None:
+    """Ctrl-C goes to the whole group of processes; the one that waits for the workers ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _killed(jobs: Sequence[Pair]) -> CheckpointError:
+    """Why a worker died."""
+    for entry in chain.from_iterable(jobs):
+        if entry.file.stat().st_size < entry.offset + entry.nbytes:
+            text = f"was cut short while it was read, and ends inside tensor {entry.name}"
+            return CheckpointError(str(entry.file), text)
+    text = "a process that compared its weights was killed; is there memory left, and the disk?"
+    return CheckpointError(str(jobs[0][1].file.parent), text)
 
 
 def _windows(earlier: TensorEntry, later: TensorEntry) -> Iterator[_Window]:
@@ -214,7 +276,7 @@ def _subtract(window: _Window, before: Bytes, after: Bytes) -> _Sums:
     whole = _Sums()
     read = _values if window.retyped else _reader(window.later.dtype)
     types = window.earlier.dtype, window.later.dtype
-    scratch = [np.empty(CHUNK_BYTES, np.float32) for _ in range(2)]
+    scratch = _SCRATCH.floats
     with np.errstate(invalid="ignore", over="ignore"):
         for raw_before, raw_after in _chunks(window, before, after):
             start = read(raw_before, types[0], scratch[0])
@@ -286,9 +348,8 @@ def _start(window: _Window) -> float:
     dtype = window.earlier.dtype
     if dtype not in _SUBTRACTABLE:
         return 0.0
-    read, scratch = _reader(dtype), np.empty(CHUNK_BYTES, np.float32)
-    total, raw = 0.0, window.mapped(0)
+    read, total, raw = _reader(dtype), 0.0, window.mapped(0)
     for first in range(0, len(raw), CHUNK_BYTES):
-        start = read(raw[first : first + CHUNK_BYTES], dtype, scratch)
+        start = read(raw[first : first + CHUNK_BYTES], dtype, _SCRATCH.floats[0])
         total += float(np.dot(start, start))
     return total

@@ -337,9 +337,11 @@ def test_two_gigabytes_in_little_memory(tmp_path):
     # In a process of its own, by its own high-water mark: ru_maxrss would count the parent's.
     program = (
         "import sys; from pathlib import Path; from harness.differences import difference\n"
+        "from harness.moves import WORKERS; from resource import RUSAGE_CHILDREN, getrusage\n"
         "found = difference(Path(sys.argv[1]), Path(sys.argv[2]))\n"
         "status = Path('/proc/self/status').read_text()\n"
-        "print(len(found.moves), status.split('VmHWM:')[1].split()[0])"
+        "own = int(status.split('VmHWM:')[1].split()[0])\n"
+        "print(len(found.moves), own + WORKERS * getrusage(RUSAGE_CHILDREN).ru_maxrss)"
     )
     out = subprocess.run(
         [sys.executable, "-c", program, *map(str, folders)],

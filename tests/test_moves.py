@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
+import os
+import shutil
+import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +142,64 @@ def test_tensors_without_elements_and_alone(tmp_path):
 
 
 def test_a_file_that_shrank_is_said(tmp_path):
+    row = ("F32", (9,), bytes(36))
+    a, b = (tensor_index(checkpoint(tmp_path / n, w=row))["w"] for n in "ab")
+    b.file.write_bytes(b.file.read_bytes()[:-4])
+    with pytest.raises(CheckpointError, match="ends inside tensor w"):
+        measure([(a, b)], [])
+
+
+@pytest.fixture
+def processes(monkeypatch):
+    """Workers are processes whatever the size."""
+    if sys.platform != "linux":
+        pytest.skip("processes are forked on Linux alone")
+    monkeypatch.setattr(moves, "_WORTH_A_FORK", 0)
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F32"])
+def test_processes_find_what_threads_find(tmp_path, cut, dtype, monkeypatch, request):
+    rng = np.random.default_rng(0)
+    before = checkpoint(
+        tmp_path / "a",
+        **{name: (dtype, (999,), stored(rng.normal(size=999), dtype)[0]) for name in "stay"},
+    )
+    after = shutil.copytree(before, tmp_path / "b")
+    with (after / "model.safetensors").open("r+b") as stream:
+        stream.seek(-999, os.SEEK_END)
+        stream.write(stored(rng.normal(size=100), dtype)[0])
+    one, other = tensor_index(before), tensor_index(after)
+    pairs = [(one[name], other[name]) for name in one]
+    in_threads = measure(pairs, [])
+    assert len(in_threads[0]) == 1
+    request.getfixturevalue("processes")
+    assert measure(pairs, []) == in_threads
+
+
+def test_a_file_that_is_cut_short_while_it_is_read_is_said(tmp_path, processes, monkeypatch):
+    row = ("F32", (1 << 16,), bytes(1 << 18))
+    a, b = (tensor_index(checkpoint(tmp_path / n, w=row))["w"] for n in "ab")
+    scan = moves._scan
+
+    def cut_short(before, after, dtype):
+        faulthandler.disable()  # pytest's would print what the worker died of
+        os.truncate(b.file, 4096)
+        return scan(before, after, dtype)
+
+    monkeypatch.setattr(moves, "_scan", cut_short)
+    with pytest.raises(CheckpointError, match=r"cut short while .* ends inside tensor w"):
+        measure([(a, b)], [])
+
+
+def test_a_worker_that_is_killed_is_said(tmp_path, processes, monkeypatch):
+    row = ("F32", (9,), bytes(36))
+    a, b = (tensor_index(checkpoint(tmp_path / n, w=row))["w"] for n in "ab")
+    monkeypatch.setattr(moves, "_scan", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(CheckpointError, match="was killed; is there memory left"):
+        measure([(a, b)], [])
+
+
+def test_a_workers_error_is_the_users(tmp_path, processes):
     row = ("F32", (9,), bytes(36))
     a, b = (tensor_index(checkpoint(tmp_path / n, w=row))["w"] for n in "ab")
     b.file.write_bytes(b.file.read_bytes()[:-4])
