@@ -81,11 +81,15 @@ def is_adapter(folder: Path) -> bool:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that make up a checkpoint, in name order.
+    """The safetensors files that make up a checkpoint, in name order. A file is its own.
 
     Raises CheckpointError when there are none (naming pickles, if that is what there is) or when
     the shard index names files that are missing.
     """
+    if folder.is_file():
+        if folder.suffix == ".safetensors":
+            return [folder]
+        raise CheckpointError(str(folder), "is neither a folder nor a safetensors file")
     if not folder.is_dir():
         raise CheckpointError(str(folder), "no such checkpoint folder")
     index = folder / "model.safetensors.index.json"

@@ -58,7 +58,9 @@ class Difference:
 
 
 def difference(earlier: Path, later: Path, report: Report | None = None) -> Difference:
-    """Compare two checkpoint folders: whole models, or peft adapters over the same base.
+    """Compare two checkpoints: whole models, or peft adapters over the same base.
+
+    A checkpoint is a folder, which needs no configuration here, or one safetensors file.
 
     `later` may be an adapter whose `earlier` is its base. Raises CheckpointError.
     """
@@ -96,7 +98,9 @@ def _by_path(folder: Path) -> dict[str, TensorEntry]:
 
 
 def ties_embeddings(folder: Path) -> bool:
-    """Whether a model's output head is its embeddings, as its configuration says."""
+    """Whether a model's output head is its embeddings, as its configuration (if any) says."""
+    if not (folder / "config.json").is_file():
+        return False
     config = read_config(folder)
     text = config.get("text_config")
     inner = text.get("tie_word_embeddings") if isinstance(text, dict) else None

@@ -313,6 +313,26 @@ def test_what_audit_cannot_take_is_said(base, tmp_path):
         difference(adapter(tmp_path / "lora", ones, ones), base)
 
 
+def test_weights_alone_are_enough(base, tmp_path):
+    """Of any names, without a configuration, in a folder or as files."""
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder, by in zip(folders, (0, 1), strict=True):
+        folder.mkdir()
+        save_file({"t0": np.ones(3), "t1": np.ones(2) + by}, folder / "weights.safetensors")
+    files = [folder / "weights.safetensors" for folder in folders]
+    for pair in (folders, files):
+        found = difference(*pair)
+        assert found.moves.keys() == {"t1"}
+        assert found.moves["t1"].largest == 1
+    printed = CliRunner().invoke(app, ["audit", *map(str, files)])
+    assert printed.exit_code == 0, printed
+    assert "1/2" in printed.stdout
+    table = CliRunner().invoke(app, ["components", str(folders[0]), "--json"])
+    assert [row["component"] for row in json.loads(table.stdout)] == ["other"]
+    with pytest.raises(CheckpointError, match="is neither a folder nor a safetensors file"):
+        difference(base / "config.json", base)
+
+
 def test_the_components_table(base):
     result = CliRunner().invoke(app, ["components", str(base), "--json", "--component", "mlp[0:2]"])
     rows = {row["component"]: row for row in json.loads(result.stdout)}

@@ -22,12 +22,18 @@ Examples:
     forgeteval audit study.yaml --csv audit.csv
 
     forgeteval audit models/base ckpt/1_count --component mlp_gate_up
+
+    forgeteval audit before.safetensors after.safetensors
 """
 
 
 def audit(
     target: Annotated[
-        Path, typer.Argument(metavar="MANIFEST|A", help="A manifest, or a checkpoint folder.")
+        Path,
+        typer.Argument(
+            metavar="MANIFEST|A",
+            help="A manifest, or a checkpoint: a folder or a safetensors file.",
+        ),
     ] = Path("checkpoints.yaml"),
     later: Annotated[
         Path | None, typer.Argument(metavar="[B]", help="The checkpoint that came of A.")

@@ -36,7 +36,8 @@ def components(
 
     shapes = {name: entry.shape for name, entry in tensor_index(model).items()}
     rows = parts.table(shapes)
-    asked = ["llm", *(component or ())]
+    has_llm = any(parts.place(name).part in parts.COMPONENTS["llm"] for name in shapes)
+    asked = [*(["llm"] if has_llm else []), *(component or ())]
     rows += [parts.row(expression, shapes) for expression in dict.fromkeys(asked)]
     if json_:
         print(json.dumps([asdict(row) for row in rows], indent=1))
