@@ -101,6 +101,45 @@ def test_a_killed_worker_and_a_killed_driver_leave_the_same_tables(
     assert tables(results) == tables(place / "whole")
 
 
+# A cluster of two machines, as far as Ray knows; a line of input kills the second.
+MACHINES = """
+from ray.cluster_utils import Cluster
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+second = cluster.add_node(num_cpus=1)
+print(cluster.address, flush=True)
+if input():
+    cluster.remove_node(second, allow_graceful=False)
+    print("killed", flush=True)
+    input()
+"""
+
+
+def test_a_machine_that_dies_leaves_the_same_tables(place: Path, whole, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    results = place / "machines"
+    cluster = subprocess.Popen(
+        [sys.executable, "-c", MACHINES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    said = (place / "machines.out").open("w+")
+    try:
+        address = cluster.stdout.readline().strip()
+        command = [sys.executable, "-m", "harness", "score", str(place / "study.yaml"), "--results",
+                   str(results), "--executor", "ray", "--address", address, "--workers", "2"]  # fmt: skip
+        driver = subprocess.Popen(command, stdout=said, stderr=said)
+        wait_for(driver, lambda: n_files(results) >= 1 if (results / "shaken").exists() else False)
+        cluster.stdin.write("kill\n")
+        cluster.stdin.flush()
+        assert cluster.stdout.readline() == "killed\n"
+        assert driver.wait(timeout=300) == 0
+    finally:
+        driver.kill()
+        cluster.communicate("\n", timeout=60)
+    said.seek(0)
+    assert "Workers died" in said.read()
+    assert cells(results) == whole
+    assert tables(results) == tables(place / "whole")
+
+
 def wait_for(driver: subprocess.Popen[bytes], seen) -> None:
     until = time.monotonic() + 300
     while not seen() and driver.poll() is None and time.monotonic() < until:
