@@ -19,7 +19,9 @@ from harness.errors import DataError, ManifestError, ResultsError, did_you_mean
 from harness.plan import Cell, Plan, owes
 from harness.prompts import options_of
 from harness.record import FILE
-from harness.store import Store, cell_id, read_json
+from harness.result_files import read_json
+from harness.signatures import cell_id
+from harness.store import Store
 from harness.subset import choose
 from harness.types import KINDS, Kind, Probe, Request, Sample, Stage
 

@@ -15,9 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from harness.errors import CheckpointError, Problem
 
 # safetensors' own limit on a header (its specification, "format").
@@ -174,15 +171,6 @@ def read_header(file: Path) -> Iterator[TensorEntry]:
         if data + end > size:
             raise torn(f"tensor {name} ends at byte {data + end:,}, the file has {size:,}")
         yield TensorEntry(name, file, dtype, shape, data + begin, nbytes)
-
-
-def read_tensor(entry: TensorEntry) -> NDArray[Any]:
-    """The tensor as a read-only memory map; BF16 and 8-bit floats as their raw bits."""
-    dtype = np.dtype(NUMPY_DTYPES[entry.dtype])
-    if entry.nbytes == 0:
-        return np.zeros(entry.shape, dtype)
-    mapped = np.memmap(entry.file, dtype, "r", entry.offset, (entry.size,))
-    return mapped.reshape(entry.shape)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

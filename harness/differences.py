@@ -19,12 +19,12 @@ from harness.checkpoints import (
     TensorEntry,
     is_adapter,
     read_config,
-    read_tensor,
     tensor_index,
 )
 from harness.components import canonical
 from harness.errors import CheckpointError
 from harness.moves import Move, Report, measure, sum_squares
+from harness.tensors import read_tensor
 
 # Elements of an adapter's product formed at a time.
 _PRODUCT_ELEMENTS = 1 << 17

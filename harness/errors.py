@@ -93,3 +93,12 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
     """
     near = get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says; its type's name where it says nothing.
+
+    >>> first_line(ValueError("no such thing\\nat line 3")), first_line(KeyError())
+    ('no such thing', 'KeyError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,8 +1,8 @@
 """An image: encoded bytes somewhere (a table cell, a file, an address), decoded when needed.
 
-Images come from other people's data sets, so every limit is here: the formats that are opened,
-the bytes that are read, the pixels that are decoded, the addresses that are fetched. What breaks
-a limit is a failed sample (`SampleError`), never a crash and never a wrong answer.
+Images come from other people's data sets, so bytes that are read, pixels and formats that are
+decoded (`harness.pictures`) and addresses that are fetched have limits. What breaks one is a
+failed sample (`SampleError`), never a crash and never a wrong answer.
 
 All implementations are small frozen values: they pickle as a reference, not as pixels.
 """
@@ -11,32 +11,25 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import time
 import urllib.error
 import urllib.request
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from io import BytesIO
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
-from PIL import Image as PILImage
-from PIL import ImageOps, UnidentifiedImageError
+from typing import TYPE_CHECKING, Protocol
 
 from harness.errors import SampleError
 
-# About 300 MB as RGB. The largest real images of the suite (infographics) stay below 60 million;
-# Pillow itself warns at 89 million and refuses at 179 million.
-MAX_PIXELS = 100_000_000
-MAX_BYTES = 200_000_000
-# What data sets hold in practice. Formats that run programs (EPS) or have a history of unsafe
-# decoders are not opened.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+if TYPE_CHECKING:
+    from PIL import Image as PILImage
 
+# Names of columns whose text is a path to an image.
+IMAGE_COLUMN = re.compile(r"images?|image_\d+|image_path|file_name")
+MAX_BYTES = 200_000_000
 DOWNLOAD_THREADS = 16
 DOWNLOAD_ATTEMPTS = 3
 DOWNLOAD_TIMEOUT_S = 20
@@ -44,46 +37,12 @@ MAX_DOWNLOAD_BYTES = 50_000_000
 
 
 def decode(data: bytes) -> PILImage.Image:
-    """The picture in `data` as RGB, upright.
-
-    EXIF rotation is applied; of animations the first frame counts; transparency is dropped (as
-    `convert("RGB")` of the reference programs does); 16-bit grey keeps its high byte.
-    Raises SampleError with a one-line reason.
-    """
+    """The picture in `data` as RGB, upright, as `harness.pictures` has it. Raises SampleError."""
     if len(data) > MAX_BYTES:
         raise SampleError(f"image of {len(data):,} bytes; the limit is {MAX_BYTES:,}")
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of large pictures and odd tags; what matters is refused below.
-            warnings.simplefilter("ignore")
-            picture = PILImage.open(BytesIO(data), formats=FORMATS)
-            width, height = picture.size
-            if width * height > MAX_PIXELS:
-                raise SampleError(
-                    f"image of {width} x {height} pixels; the limit is {MAX_PIXELS:,}"
-                )
-            picture.load()
-            return _as_rgb(ImageOps.exif_transpose(picture))
-    except SampleError:
-        raise
-    except UnidentifiedImageError:
-        raise SampleError(f"not an image in one of the formats {', '.join(FORMATS)}") from None
-    # Boundary: decoders of untrusted bytes raise almost anything (struct.error, SyntaxError, ...).
-    except Exception as error:
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise SampleError(f"broken image: {reason}") from None
+    from harness.pictures import decoded  # Pillow is loaded with the first picture
 
-
-def _as_rgb(picture: PILImage.Image) -> PILImage.Image:
-    """Any mode to RGB; high bit depths are scaled to 8 bits where the range is known."""
-    if picture.mode.startswith("I"):
-        values = np.asarray(picture)
-        if values.min() < 0 or values.max() > 65535:
-            raise SampleError(f"image of mode {picture.mode} with values beyond 16 bits")
-        picture = PILImage.fromarray((values >> 8).astype(np.uint8))
-    elif picture.mode == "F":
-        raise SampleError("image of 32-bit floats: their range is not known")
-    return picture.convert("RGB")
+    return decoded(data)
 
 
 def pixel_hash(picture: PILImage.Image) -> str:
@@ -160,6 +119,19 @@ class FileImage:
     def decode(self) -> PILImage.Image:
         """The picture as RGB. Raises SampleError."""
         return decode(self.read())
+
+
+def file_image(name: object, folder: str) -> FileImage:
+    """The image file that a data set names, `name` being a path from its folder.
+
+    Raises ValueError for what is no path, or one that leads out of the folder.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"an image is given as {type(name).__name__}, expected a path")
+    inside = os.path.normpath(name)
+    if Path(inside).is_absolute() or inside.startswith(".."):
+        raise ValueError(f"image path {name!r} leads out of the data folder")
+    return FileImage(str(Path(folder) / inside), name)
 
 
 @dataclass(frozen=True, slots=True)

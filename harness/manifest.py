@@ -29,6 +29,7 @@ from harness import components, registry
 from harness.engines.options import hf_options
 from harness.errors import ManifestError, Problem, UserError, did_you_mean
 from harness.lmeval.settings import LmEvalSettings, check_benchmark_name, is_lm_eval
+from harness.natural_order import natural
 from harness.registry import InlineTask
 from harness.sources import SourceOverride
 from harness.types import BASE, Profile, Stage, StageKey
@@ -218,12 +219,6 @@ class StageSpec(_Strict):
         if (self.path is None) == (self.wise_ft is None):
             raise ValueError("expected either `path: FOLDER` or `wise_ft: {of, with, alpha}`")
         return self
-
-
-def natural(text: str) -> list[tuple[int, str]]:
-    """Sort key under which `10_clock` comes after `2_count`."""
-    parts = re.split(r"(\d+)", text)
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
 
 
 def _expand(value: object, info: ValidationInfo) -> object:

@@ -10,19 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness import engines, registry, sources
 from harness.errors import CheckpointError, DataError, ManifestError
-from harness.lmeval.benchmarks import LmEvalBenchmark, LmEvalTasks
 from harness.lmeval.settings import is_lm_eval
 from harness.lmeval.tasks import as_task
 from harness.manifest import Manifest, base_stage
 from harness.memory import Memory
 from harness.requests import data_digest, requests
 from harness.resolver import Resolver
-from harness.store import SCHEMA_VERSION, Store, cell_id
+from harness.signatures import SCHEMA_VERSION, cell_id
+from harness.store import Store
 from harness.types import BASE, Checkpoint, Kind, Profile, Request, Sample, Stage, Task
+
+if TYPE_CHECKING:
+    from harness.lmeval.benchmarks import LmEvalBenchmark, LmEvalTasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,10 +242,11 @@ def _benchmarks(
 ) -> dict[str, Benchmark]:
     """The suite's benchmarks by name, in its order; what cannot be read goes to `failures`."""
     found: dict[str, Benchmark] = {}
-    theirs = LmEvalTasks(manifest.suite.lm_eval, manifest.suite.limit, folder, memory)
+    theirs: LmEvalTasks | None = None
     for name, role in manifest.suite.benchmarks().items():
         try:
             if is_lm_eval(name):
+                theirs = theirs or _lm_eval_tasks(manifest, folder, memory)
                 for benchmark in _lm_eval_benchmarks(theirs, name, role):
                     first = found.setdefault(benchmark.task.name, benchmark)
                     if first.role != role:
@@ -297,6 +301,13 @@ def _benchmark(manifest: Manifest, name: str, role: str, folder: Path, memory: M
     key = f"data:{folder}:{name}:{suite.limit}:{suite.seed}:{suite.profile}"
     data, n = memory.recall(key, stamps, measure)
     return Benchmark(task, role, str(data), int(n), load)
+
+
+def _lm_eval_tasks(manifest: Manifest, folder: Path, memory: Memory) -> LmEvalTasks:
+    """lm-eval's tasks; their room is entered only where a suite names one."""
+    from harness.lmeval.benchmarks import LmEvalTasks
+
+    return LmEvalTasks(manifest.suite.lm_eval, manifest.suite.limit, folder, memory)
 
 
 def _lm_eval_benchmarks(theirs: LmEvalTasks, name: str, role: str) -> Iterator[Benchmark]:

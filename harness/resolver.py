@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from harness import checkpoints
-from harness.errors import CheckpointError
+from harness.errors import CheckpointError, first_line
 from harness.manifest import BaseSpec, Manifest, StageSpec
 from harness.memory import Memory
 from harness.types import BASE, Checkpoint
@@ -101,7 +101,7 @@ def base_folder(base: BaseSpec, folder: Path) -> Path:
         patterns = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
         return Path(snapshot_download(base.hub, revision=base.revision, allow_patterns=patterns))
     except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        why = first_line(error)
         raise CheckpointError(
             base.hub, f"cannot be fetched from the hub ({why}); give a local folder with `path:`"
         ) from None

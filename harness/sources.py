@@ -22,10 +22,10 @@ from typing import overload
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from harness.errors import DataError, Problem, SampleError, did_you_mean
+from harness.errors import DataError, Problem, SampleError, did_you_mean, first_line
 from harness.images import UrlImage, download, pixel_hash
 from harness.subset import choose
-from harness.tables import AddressedTable, ColumnTable, JoinedTable, Table, column_table, open_path
+from harness.tables import AddressedTable, JoinedTable, Table, column_table, open_path
 from harness.types import BY_PIXELS, Sample, Source, Task
 
 # Problems of single rows shown before "and n more".
@@ -121,7 +121,7 @@ def load(
     chosen = choose(task.name, [group or name for _, name, group, _ in kept], limit, seed)
     rows = [kept[position][0] for position in chosen]
     samples = Samples(task, table, rows, groups, majority, left_out)
-    samples.revision = _resolved_revision(table)
+    samples.revision = table.commit
     if isinstance(table, AddressedTable):
         addressed = [image for sample in samples for image in sample.images]
         download([image for image in addressed if isinstance(image, UrlImage)])
@@ -175,7 +175,7 @@ def _joined(task: Task, source: Source, table: Table, base_dir: Path) -> Table:
     return JoinedTable(table, pictures, images.on, index)
 
 
-def _hub_table(source: Source, config: str | None) -> ColumnTable:
+def _hub_table(source: Source, config: str | None) -> Table:
     """The rows of a hub data set, prepared by `datasets` as Arrow files. Raises DataError."""
     if not _hub_answers():
         # Read when `datasets` is imported: cached copies at once, instead of minutes of retries.
@@ -195,8 +195,7 @@ def _hub_table(source: Source, config: str | None) -> ColumnTable:
             )
         # Boundary: `datasets` raises its own, the hub's, the network's and the file formats'.
         except Exception as error:
-            why = str(error).strip().splitlines()
-            reasons.append(Problem(hub, (why[0] if why else type(error).__name__)[:160]))
+            reasons.append(Problem(hub, first_line(error)[:160]))
             continue
         return column_table([Path(item["filename"]) for item in loaded.cache_files])
     reasons.append(
@@ -216,16 +215,6 @@ def _hub_answers() -> bool:
     except OSError:
         return False
     return True
-
-
-def _resolved_revision(table: Table) -> str | None:
-    """Commit of the hub data set that a table was prepared from; None for local files."""
-    if isinstance(table, AddressedTable | JoinedTable):
-        table = table.main
-    if isinstance(table, ColumnTable) and table.files:
-        commits = [p for p in Path(table.files[0].path).parts if re.fullmatch(r"[0-9a-f]{40}", p)]
-        return commits[-1] if commits else None
-    return None
 
 
 def _check_columns(task: Task, table: Table) -> None:

@@ -23,7 +23,6 @@ from harness.engines.options import LIBRARIES
 from harness.errors import DataError, ManifestError, ResultsError, did_you_mean
 from harness.executors import Workers
 from harness.forecast import Forecast, forecast
-from harness.lmeval import graded
 from harness.manifest import (
     DEFAULT_MANIFEST,
     BaseSpec,
@@ -35,8 +34,9 @@ from harness.manifest import (
     read_manifest,
 )
 from harness.plan import Failure, Plan, make_plan, parse_only, study_record
+from harness.result_files import write_atomically
 from harness.run import Outcome, Watch, sweep
-from harness.store import DEFAULT_RESULTS, Store, write_atomically
+from harness.store import DEFAULT_RESULTS, Store
 from harness.tune.recipe import StageRecord, cost_of, read_record
 from harness.types import BASE, Engine, Kind
 
@@ -157,11 +157,8 @@ def grade_cells(store: Store, plan: Plan) -> list[Failure]:
         bench = plan.benchmarks[cell.task].lm_eval
         if bench is None or cell.kind or not store.is_sealed(cell.task, cell.id):
             continue
-        if graded.is_current(store, cell.task, cell.id, bench.grading):
-            continue
         try:
-            grades = bench.grade(store.predictions(cell.task, cell.id))
-            graded.write(store, cell.task, cell.id, grades, bench.grading)
+            bench.grade_cell(store, cell.id)
         except DataError as error:
             failures.append(Failure(cell.task, str(error)))
     return failures

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import CheckpointError, Problem, UserError
-from harness.scoring.number_words import TO_TWENTY
+from harness.number_words import TO_TWENTY
 
 TokenClasses = Mapping[str, tuple[int, ...]]
 """Class name -> its token ids, ascending."""

@@ -21,8 +21,8 @@ from harness.manifest import read_manifest
 from harness.memory import Memory
 from harness.registry import InlineTask, inline_task
 from harness.report.live import Quiet
+from harness.result_files import read_json
 from harness.scoring.study import read_scores
-from harness.store import read_json
 from harness.study import Options
 
 pytestmark = pytest.mark.timeout(120)

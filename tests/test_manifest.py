@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import ManifestError, UserError
-from harness.manifest import last_target, natural, read_manifest
+from harness.manifest import last_target, read_manifest
+from harness.natural_order import natural
 
 GOOD = """
 study: mine

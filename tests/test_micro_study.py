@@ -15,6 +15,7 @@ pytest.importorskip("torch")
 from harness import checkpoints, components  # after the optional import
 from harness.manifest import read_manifest
 from harness.micro import skills, study
+from harness.tensors import read_tensor
 from harness.tune.recipe import RecipeError, read_record
 from tasks.micro import TASKS
 
@@ -103,8 +104,7 @@ def test_stages_train_their_component_and_are_reused(small: study.StudyPlan) -> 
     changed = {
         name
         for name in before
-        if checkpoints.read_tensor(before[name]).tobytes()
-        != checkpoints.read_tensor(after[name]).tobytes()
+        if read_tensor(before[name]).tobytes() != read_tensor(after[name]).tobytes()
     }
     assert changed == components.names("mlp_gate_up", before)
     record = read_record(folders[1])

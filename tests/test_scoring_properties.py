@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.number_words import TO_TWENTY
 from harness.scoring import FAMILIES, SCORERS
 from harness.scoring.answer_type import classify, is_bare_number
 from harness.scoring.clock import read as read_clock
 from harness.scoring.number import read as read_number
-from harness.scoring.number_words import TO_TWENTY
 from harness.types import Sample
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -12,7 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import DataError, ResultsError
-from harness.store import Journal, Store, cell_id, write_atomically
+from harness.result_files import write_atomically
+from harness.signatures import cell_id
+from harness.store import Journal, Store
 from harness.types import Prediction, Sample
 
 SIGNATURE = {"task": "t", "n": 3, "checkpoint": "abc"}

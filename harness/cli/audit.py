@@ -80,7 +80,8 @@ def _study(console: Console, target: Path, results: Path | None) -> Sequence[Aud
     from harness import audit as audits
     from harness.errors import UserError
     from harness.manifest import read_manifest
-    from harness.store import DEFAULT_RESULTS, write_atomically
+    from harness.result_files import write_atomically
+    from harness.store import DEFAULT_RESULTS
 
     if target.is_dir():
         raise UserError(

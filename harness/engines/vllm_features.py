@@ -21,9 +21,10 @@ import torch
 from vllm.config import ECTransferConfig
 from vllm.distributed.ec_transfer.ec_connector.base import ECConnectorBase, ECConnectorMetadata
 
-from harness.checkpoints import read_tensor, tensor_index
+from harness.checkpoints import tensor_index
 from harness.components import COMPONENTS, place
 from harness.engines.layouts import canonical
+from harness.tensors import read_tensor
 
 LIMIT = "limit_bytes"
 # Options under which scheduler and worker would not share a process, or the connector is taken.

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.errors import EngineError, UserError
+from harness.errors import EngineError, UserError, first_line
 from harness.executors.devices import cores, cpu_environment, gpus_per_engine
 from harness.executors.messages import Died, Event, Job, Said, Setup, TaskRequests
 from harness.executors.worker import Message, serve
@@ -272,7 +272,7 @@ def _knock(address: str) -> None:
 
 
 def _no_connection(address: str, error: Exception) -> tuple[str, str]:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    reason = first_line(error)[:200]
     if address == HERE:
         return "--executor ray", f"Ray cannot be started on this machine: {reason}"
     return (

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from harness.analysis.scores import Stage, StudyScores
-from harness.errors import UserError
+from harness.errors import UserError, first_line
 
 Tracker = Literal["wandb", "mlflow", "trackio"]
 Steps = Sequence[tuple[int, Mapping[str, float]]]
@@ -38,7 +38,7 @@ def log_scores(scores: StudyScores, to: Tracker) -> int:
         try:
             _WRITERS[to](library, scores.study, name, facts, steps)
         except Exception as error:  # the boundary: a server refuses, a login is missing, ...
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+            reason = first_line(error)[:300]
             raise UserError(to, f"would not take run {name!r}: {reason}") from error
     return len(runs)
 

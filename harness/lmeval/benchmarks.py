@@ -31,6 +31,7 @@ from harness.lmeval.library import (
     trial_scores,
 )
 from harness.lmeval.settings import PREFIX, LmEvalSettings
+from harness.store import Store
 from harness.types import Prediction, Request, Sample
 
 # Files of an include path that are looked at; a folder with more is not one of task files.
@@ -68,6 +69,12 @@ class LmEvalBenchmark:
     def requests(self) -> list[Request]:
         """What the engines are asked, in the samples' order."""
         return self.load()[1].requests
+
+    def grade_cell(self, store: Store, cell: str) -> None:
+        """Keeps the grades of a sealed cell, unless they are there. Raises DataError."""
+        if not graded.is_current(store, self.name, cell, self.grading):
+            grades = self.grade(store.predictions(self.name, cell))
+            graded.write(store, self.name, cell, grades, self.grading)
 
     def grade(self, answers: Mapping[str, Prediction]) -> graded.Grades:
         """What lm-eval's filters and metrics make of a checkpoint's answers.

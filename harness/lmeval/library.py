@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.errors import DataError, did_you_mean
+from harness.errors import DataError, did_you_mean, first_line
 from harness.lmeval.settings import PREFIX, LmEvalSettings
 
 # `lm_eval.simple_evaluate`'s own: seeds of `random` and of numpy.
@@ -243,7 +243,7 @@ def quiet(name: str) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:  # the boundary: a task is somebody else's program
-        text = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        text = first_line(error)[:300]
         raise DataError(PREFIX + name, f"lm-eval: {type(error).__name__}: {text}") from error
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from harness.number_words import TO_TWENTY
 from harness.scoring.contractions import CONTRACTIONS
-from harness.scoring.number_words import TO_TWENTY
 
 _NUMBER_WORDS = {word: str(number) for number, word in enumerate(TO_TWENTY[:11])} | {"none": "0"}
 _ARTICLES = frozenset({"a", "an", "the"})

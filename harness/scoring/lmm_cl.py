@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
+from harness.number_words import TO_TWENTY
 from harness.scoring import lmms_eval
-from harness.scoring.number_words import TO_TWENTY
 from harness.types import Sample, Score, Scorer
 
 _DIGITS = re.compile(r"\d+")

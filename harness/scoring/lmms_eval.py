@@ -22,9 +22,9 @@ from typing import Any
 
 from rapidfuzz.distance import Levenshtein
 
+from harness.number_words import TO_TWENTY
 from harness.scoring import eval_ai
 from harness.scoring.mmmu_answer import choice_of, open_candidates, open_is_right
-from harness.scoring.number_words import TO_TWENTY
 from harness.types import Sample, Score, Scorer
 
 _REASONING_TAGS = (("<think>", "</think>"), ("<analysis>", "</analysis>"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from harness.scoring.number_words import TO_TWENTY
+from harness.number_words import TO_TWENTY
 from harness.scoring.plain import fold, has_second_thought, plain, trim
 from harness.types import Sample, Score
 

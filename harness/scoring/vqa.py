@@ -12,8 +12,8 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+from harness.number_words import TO_TWENTY
 from harness.scoring.contractions import CONTRACTIONS
-from harness.scoring.number_words import TO_TWENTY
 from harness.scoring.phrase import candidates
 from harness.scoring.plain import fold, plain, plain_gold
 from harness.types import Sample, Score
