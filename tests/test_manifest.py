@@ -64,6 +64,8 @@ def test_a_glob_is_sorted_naturally_and_names_its_skills(folder: Path):
 
 def test_natural_order_and_last_target():
     assert sorted(["10_clock", "2_count", "1_x"], key=natural) == ["1_x", "2_count", "10_clock"]
+    odd = ["m²", "9" * 5000, "a3"]  # a digit that is no number; a number that none can be made of
+    assert sorted(odd, key=natural) == ["9" * 5000, "a3", "m²"]
     assert last_target("trained_on_a_then_ab", ["a", "ab"]) == "ab"
     assert last_target("nothing", ["a_b"]) is None
 

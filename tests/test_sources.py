@@ -461,3 +461,26 @@ def test_tables_name_lists_of_images(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(picture(1))
     (tmp_path / "a.jsonl").write_text(json.dumps({"images": ["1.png", "1.png"]}))
     assert len(open_path(tmp_path / "a.jsonl").row(0)["images"]) == 2
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "{",
+        "[]",
+        '{"_data_files": [{"filename": "../a.arrow"}]}',
+        '{"_data_files": [{"filename": 1}]}',
+        '{"_data_files": []}',
+    ],
+)
+def test_a_saved_data_set_names_files_beside_its_state(state: str, tmp_path: Path) -> None:
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "state.json").write_text(state)
+    with pytest.raises(DataError) as caught:
+        open_path(tmp_path / "saved")
+    assert str(caught.value) == "saved: state.json does not name data files beside it"
+
+
+def test_a_line_of_a_csv_file_ends_where_the_line_ends(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,question\n1,one\u2028two\x85three\n2,four\n")
+    assert open_path(tmp_path / "a.csv").column("question") == ["one\u2028two\x85three", "four"]

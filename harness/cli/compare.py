@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from harness.cli.options import (
+    Baseline,
+    Common,
+    Dip,
+    Level,
+    Margin,
+    MaxDropped,
+    Results,
+    Scorer,
+    Study,
+    Tracker,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
     from harness.analysis.judge import Judgement
+    from harness.analysis.options import JudgeOptions
 
 EXAMPLES = """
 Examples:
@@ -26,20 +40,10 @@ Examples:
 
 
 def compare(
-    study: Annotated[
-        str, typer.Argument(metavar="MANIFEST|STUDY", help="A manifest, or a study's name.")
-    ] = "checkpoints.yaml",
-    results: Annotated[Path | None, typer.Option(help="Results folder.")] = None,
-    scorer: Annotated[
-        str,
-        typer.Option(
-            help="Scorer to judge by. [default: strict; logged for imported logs]",
-            show_default=False,
-        ),
-    ] = "",
-    baseline: Annotated[
-        str | None, typer.Option(help="Strategy that the others are compared with.")
-    ] = None,
+    study: Study = "checkpoints.yaml",
+    results: Results = None,
+    scorer: Scorer = "",
+    baseline: Baseline = None,
     contrast: Annotated[
         str | None,
         typer.Option(
@@ -47,26 +51,12 @@ def compare(
             "learned_to_final or dip_to_stage. [default: all; base_to_stage is shown]"
         ),
     ] = None,
-    dip: Annotated[
-        str | None,
-        typer.Option(
-            help="Stage after which recovery is measured, declared beforehand. "
-            "[default: the lowest, which inflates recovery]"
-        ),
-    ] = None,
-    margin: Annotated[float, typer.Option(help="Points that may be lost.")] = 1.0,
-    level: Annotated[float, typer.Option(help="Confidence of intervals and verdicts.")] = 0.95,
-    max_dropped: Annotated[
-        float, typer.Option(help="Share of samples that may lack a score on one side.")
-    ] = 0.05,
-    common: Annotated[
-        bool,
-        typer.Option("--common", help="Missing cells: use the benchmarks that all stages have."),
-    ] = False,
-    log_to: Annotated[
-        Literal["wandb", "mlflow", "trackio"] | None,
-        typer.Option(help="Log every stage's scores through this library, if it is installed."),
-    ] = None,
+    dip: Dip = None,
+    margin: Margin = 1.0,
+    level: Level = 0.95,
+    max_dropped: MaxDropped = 0.05,
+    common: Common = False,
+    log_to: Tracker = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the judgement as JSON.")] = False,
 ) -> None:
     """Compare all strategies of a study: tables here, CSV files beside its results.
@@ -76,12 +66,9 @@ def compare(
     """
     from rich.console import Console
 
-    from harness.analysis.judge import judge
     from harness.analysis.options import JudgeOptions
-    from harness.export.trackers import log_scores, require
-    from harness.report.csv_files import write_csv_files
+    from harness.export.trackers import require
     from harness.report.tables import print_judgement
-    from harness.scoring.study import read_scores
     from harness.study import study_folder
 
     options = JudgeOptions(
@@ -98,21 +85,34 @@ def compare(
         require(log_to)
     folder = study_folder(study, results)
     console = Console(stderr=json_)
-    with _Progress(console) as report:
-        report("reading scores", 0, 0)
-        scores = read_scores(folder)
-        judgement = judge(scores, options, lambda done, total: report("judging", done, total))
-        report("writing files", 0, 0)
-        files = write_csv_files(judgement, folder)
-        if log_to is not None:
-            report(f"logging to {log_to}", 0, 0)
-            log_scores(scores, log_to)
+    with _Progress(console) as progress:
+        judgement, files = _judge_and_write(folder, options, log_to, progress)
     if json_:
         typer.echo(json.dumps(as_json(judgement, files), indent=1, ensure_ascii=True))
         return
     print_judgement(console, judgement)
     names = ", ".join(file.name for file in files)
     console.print(f"written to {folder}: {names}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _judge_and_write(
+    folder: Path, options: JudgeOptions, log_to: Tracker, progress: _Progress
+) -> tuple[Judgement, list[Path]]:
+    """The judgement of a study and the files that say it."""
+    from harness.analysis.judge import judge
+    from harness.export.trackers import log_scores
+    from harness.report.csv_files import write_csv_files
+    from harness.scoring.study import read_scores
+
+    progress("reading scores")
+    scores = read_scores(folder)
+    judgement = judge(scores, options, lambda done, total: progress("judging", done, total))
+    progress("writing files")
+    files = write_csv_files(judgement, folder)
+    if log_to is not None:
+        progress(f"logging to {log_to}")
+        log_scores(scores, log_to)
+    return judgement, files
 
 
 def as_json(judgement: Judgement, files: list[Path]) -> dict[str, Any]:
@@ -162,7 +162,7 @@ class _Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def __call__(self, what: str, done: int, total: int) -> None:
+    def __call__(self, what: str, done: int = 0, total: int = 0) -> None:
         self._bar.update(self._task, description=what, completed=done, total=total or None)
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from harness.cli.options import Level, Results, Scorer, Study
+
 if TYPE_CHECKING:
     from harness.analysis.drift import Correlation, Explanation
 
@@ -42,18 +44,10 @@ group = typer.Typer(
 
 @group.command(epilog="Example:\n\n    forgeteval drift micro --json")
 def study(
-    study: Annotated[
-        str, typer.Argument(metavar="MANIFEST|STUDY", help="A manifest, or a study's name.")
-    ] = "checkpoints.yaml",
-    results: Annotated[Path | None, typer.Option(help="Results folder.")] = None,
-    scorer: Annotated[
-        str,
-        typer.Option(
-            help="Scorer to judge by. [default: strict; logged for imported logs]",
-            show_default=False,
-        ),
-    ] = "",
-    level: Annotated[float, typer.Option(help="Confidence of intervals.")] = 0.95,
+    study: Study = "checkpoints.yaml",
+    results: Results = None,
+    scorer: Scorer = "",
+    level: Level = 0.95,
     json_: Annotated[bool, typer.Option("--json", help="Print the facts as JSON.")] = False,
 ) -> None:
     """Explain held-out changes strategy by strategy, stage by stage; writes `drift.csv`.

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from harness.cli.options import Results, Study
+
 if TYPE_CHECKING:
     from harness.export.task_folders import Program
 
@@ -34,10 +36,6 @@ ManifestOption = Annotated[
     Path | None,
     typer.Option(help="Export its suite, with its local data, limit and prompt profile."),
 ]
-Study = Annotated[
-    str, typer.Argument(metavar="MANIFEST|STUDY", help="A manifest, or a study's name.")
-]
-Results = Annotated[Path | None, typer.Option(help="Results folder.")]
 Target = Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write.")]
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.cli.options import Level, MaxDropped, Results, Scorer, Study
+
 if TYPE_CHECKING:
     from harness.gate import GateResult
 
@@ -33,7 +35,7 @@ A policy file, all keys optional, numbers in points:
 
 
 def gate(
-    study: Annotated[str, typer.Argument(help="A study: its name, folder or manifest.")],
+    study: Study,
     candidate: Annotated[
         str,
         typer.Option(
@@ -61,23 +63,13 @@ def gate(
             help="YAML: margin, margins, required, minimum_learning, strict, inconclusive."
         ),
     ] = None,
-    scorer: Annotated[
-        str,
-        typer.Option(
-            help="Scorer to judge by. [default: strict; logged for imported logs]",
-            show_default=False,
-        ),
-    ] = "",
-    level: Annotated[float, typer.Option(help="Confidence of each verdict.")] = 0.95,
-    max_dropped: Annotated[
-        float, typer.Option(help="Share of samples that may lack a score on one side.")
-    ] = 0.05,
+    scorer: Scorer = "",
+    level: Level = 0.95,
+    max_dropped: MaxDropped = 0.05,
     json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.")] = None,
     summary: Annotated[Path | None, typer.Option(help="Write Markdown here.")] = None,
-    results: Annotated[
-        Path | None, typer.Option(help="Folder of all studies. [default: results]")
-    ] = None,
+    results: Results = None,
 ) -> None:
     """Judge a checkpoint against a baseline: one verdict per benchmark, worst first.
 

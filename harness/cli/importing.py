@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from harness.errors import EXIT_USAGE
+
+if TYPE_CHECKING:
+    from harness.interop.logs.study import Plan
 
 EXAMPLES = """
 Examples:
@@ -73,6 +75,7 @@ def import_file(
     from harness.errors import UserError
     from harness.interop.logs.study import study_name
     from harness.interop.score_files import import_scores
+    from harness.report.import_tables import scores_json, scores_lines
 
     if not path.exists():
         raise UserError(str(path), "no such file or folder")
@@ -82,34 +85,10 @@ def import_file(
         path, study or study_name(path), results, base_model=base_model, replace=replace
     )
     if json_:
-        facts = {
-            "study": done.study,
-            "folder": str(done.folder),
-            "n_rows": done.n_rows,
-            "n_failed": done.n_failed,
-            "strategies": done.strategies,
-            "benchmarks": dict(done.benchmarks),
-            "scorers": done.scorers,
-            "ignored_columns": done.ignored,
-        }
-        typer.echo(json.dumps(facts, ensure_ascii=False))
+        typer.echo(json.dumps(scores_json(done), ensure_ascii=False))
         return
-    console = Console()
-    console.print(
-        f"[bold]{escape(done.study)}[/]: {done.n_rows:,} rows in {escape(str(done.folder))}"
-    )
-    console.print(f"strategies: {escape(', '.join(done.strategies) or 'only the base')}")
-    by_role = {
-        role: [name for name, its in done.benchmarks.items() if its == role]
-        for role in ("target", "held_out", "probe")
-    }
-    for role, names in by_role.items():
-        if names:
-            console.print(f"{role}: {escape(', '.join(names))}")
-    if done.n_failed:
-        console.print(f"[yellow]{done.n_failed:,} rows have no score: counted as failed answers[/]")
-    if done.ignored:
-        console.print(f"columns left aside: {escape(', '.join(done.ignored))}")
+    for line in scores_lines(done):
+        Console().print(line)
 
 
 def _import_logs(
@@ -149,12 +128,10 @@ def _import_logs(
     )  # fmt: skip
 
 
-def _confirmed(plan: object, study: str, console: Console, json_: bool) -> bool:
+def _confirmed(plan: Plan, study: str, console: Console, json_: bool) -> bool:
     """Whether a person says yes; without a person, how to say it is printed."""
-    from harness.interop.logs.study import Plan
     from harness.report.import_tables import map_text, plan_json
 
-    assert isinstance(plan, Plan)
     if not json_ and sys.stdin.isatty() and console.is_terminal:
         return typer.confirm(f"Import these as the study {study!r}?")
     if json_:

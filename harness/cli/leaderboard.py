@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from harness.cli.options import Common, Level, Margin, MaxDropped, Results, Scorer
+
 EXAMPLES = """
 Examples:
 
@@ -27,24 +29,12 @@ def leaderboard(
         str | None,
         typer.Option("--format", help="csv, md, json or tex; default: what the name of -o says."),
     ] = None,
-    scorer: Annotated[
-        str,
-        typer.Option(
-            help="Scorer to judge by. [default: strict; logged for imported logs]",
-            show_default=False,
-        ),
-    ] = "",
-    level: Annotated[float, typer.Option(help="Confidence of intervals and ties.")] = 0.95,
-    margin: Annotated[float, typer.Option(help="Points that count as retained.")] = 1.0,
-    max_dropped: Annotated[
-        float, typer.Option(help="Share of samples that may lack a score on one side.")
-    ] = 0.05,
-    common: Annotated[
-        bool, typer.Option("--common", help="Rank on the benchmarks that every stage has.")
-    ] = False,
-    results: Annotated[
-        Path | None, typer.Option(help="Folder of all studies. [default: results]")
-    ] = None,
+    scorer: Scorer = "",
+    level: Level = 0.95,
+    margin: Margin = 1.0,
+    max_dropped: MaxDropped = 0.05,
+    common: Common = False,
+    results: Results = None,
 ) -> None:
     """Rank the strategies of several studies; studies that cannot be compared are refused (4).
 

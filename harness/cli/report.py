@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from harness.cli.options import (
+    Baseline,
+    Common,
+    Dip,
+    Level,
+    Margin,
+    MaxDropped,
+    Results,
+    Scorer,
+    Study,
+)
 from harness.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,9 +42,7 @@ Examples:
 
 
 def report(
-    study: Annotated[
-        str, typer.Argument(metavar="STUDY", help="A manifest, a results folder, or a name.")
-    ] = "checkpoints.yaml",
+    study: Study = "checkpoints.yaml",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="File to write; else in the study's folder.")
     ] = None,
@@ -42,27 +52,14 @@ def report(
     figures: Annotated[
         Path | None, typer.Option(help="Folder for SVG, PNG and the LaTeX table.")
     ] = None,
-    results: Annotated[Path | None, typer.Option(help="Results folder.")] = None,
-    scorer: Annotated[
-        str,
-        typer.Option(
-            help="Scorer to judge by. [default: strict; logged for imported logs]",
-            show_default=False,
-        ),
-    ] = "",
-    margin: Annotated[float, typer.Option(help="Loss that counts as retained (points).")] = 1.0,
-    level: Annotated[float, typer.Option(help="Confidence of intervals.")] = 0.95,
-    baseline: Annotated[
-        str | None, typer.Option(help="Strategy that the others are compared with.")
-    ] = None,
-    dip: Annotated[str | None, typer.Option(help="Stage after which recovery is measured.")] = None,
-    max_dropped: Annotated[
-        float, typer.Option(help="Share of samples that may lack a score on one side.")
-    ] = 0.05,
-    common: Annotated[
-        bool,
-        typer.Option("--common", help="Missing cells: use the benchmarks that all stages have."),
-    ] = False,
+    results: Results = None,
+    scorer: Scorer = "",
+    margin: Margin = 1.0,
+    level: Level = 0.95,
+    baseline: Baseline = None,
+    dip: Dip = None,
+    max_dropped: MaxDropped = 0.05,
+    common: Common = False,
     images: Annotated[
         bool, typer.Option("--images/--no-images", help="Thumbnails, if STUDY is a manifest.")
     ] = True,
@@ -73,8 +70,6 @@ def report(
     json_: Annotated[bool, typer.Option("--json", help="Say what was written as JSON.")] = False,
 ) -> None:
     """Write a report: one file that opens from disk and needs no network."""
-    import json
-
     from rich.console import Console
 
     from harness.analysis import JudgeOptions
@@ -100,14 +95,7 @@ def report(
 
     def build() -> None:
         written = output.write(wanted, options, target, format_, figures, reload=watch)
-        if json_:
-            print(json.dumps([{"file": str(f), "bytes": f.stat().st_size} for f in written]))
-        else:
-            size = target.stat().st_size / 1000
-            console.print(f"wrote {target} ({size:,.0f} kB)", markup=False, highlight=False)
-            if figures:
-                text = f"wrote {figures}: {len(written) - 1} files"
-                console.print(text, markup=False, highlight=False)
+        _say(written, figures, console, as_json=json_)
 
     if watch:
         _keep_building(build, folder, console, opened=open_, target=target)
@@ -117,29 +105,34 @@ def report(
         typer.launch(target.absolute().as_uri())
 
 
+def _say(written: list[Path], figures: Path | None, console: Console, *, as_json: bool) -> None:
+    """Which files were written: the report, then its figures."""
+    if as_json:
+        print(json.dumps([{"file": str(f), "bytes": f.stat().st_size} for f in written]))
+        return
+    size = written[0].stat().st_size / 1000
+    console.print(f"wrote {written[0]} ({size:,.0f} kB)", markup=False, highlight=False)
+    if figures:
+        text = f"wrote {figures}: {len(written) - 1} files"
+        console.print(text, markup=False, highlight=False)
+
+
 def _keep_building(
     build: Callable[[], None], folder: Path, console: Console, *, opened: bool, target: Path
 ) -> None:
     """Build now and after every change of the study's files, until Ctrl-C."""
-    import time
-
     from harness.report import output
 
-    seen = None
     try:
-        while True:
-            state = output.state_of(folder)
-            if state != seen:
-                seen = state
-                try:
-                    build()
-                except UserError as error:  # a sweep that has only begun; the next change may do
-                    console.print(f"not yet: {error}", style="yellow", markup=False)
-                else:
-                    if opened:
-                        typer.launch(target.absolute().as_uri())
-                        opened = False
-            time.sleep(output.WATCH_SECONDS)
+        for _ in output.changes(folder):
+            try:
+                build()
+            except UserError as error:  # a sweep that has only begun; the next change may do
+                console.print(f"not yet: {error}", style="yellow", markup=False)
+                continue
+            if opened:
+                typer.launch(target.absolute().as_uri())
+                opened = False
     except KeyboardInterrupt:
         console.print("stopped watching")
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from harness.cli.options import Results, Study
 
 if TYPE_CHECKING:
     from harness.integrity import Finding
 
 group = typer.Typer(help="Look after a results folder.", no_args_is_help=True)
-
-Study = Annotated[str, typer.Argument(metavar="STUDY", help="A manifest, a folder or a name.")]
-Results = Annotated[Path | None, typer.Option(help="Results folder.")]
 
 
 @group.command(epilog="Example:\n\n    forgeteval results check micro --json")

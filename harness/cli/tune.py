@@ -27,47 +27,56 @@ Then `forgeteval score ft/checkpoints.yaml`.
 """
 
 
+Base = Annotated[Path, typer.Option(help="Checkpoint to start from: folder or hub id.")]
+Component = Annotated[list[str], typer.Option(help="What trains; given again, another strategy.")]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Where the stages go.")]
+Sequence = Annotated[
+    str | None,
+    typer.Option(help="Skills in order: comma-separated task names. Default: the data's."),
+]
+Data = Annotated[str, typer.Option(help="task:{name}, or a file; {name} stands for the skill.")]
+Suite = Annotated[Path | None, typer.Option(help="Manifest whose suite the stages are scored on.")]
+Split = Annotated[str, typer.Option(help="Split of the training rows.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Training samples per skill.")]
+LearningRate = Annotated[float | None, typer.Option(help="Peak; default 5e-6, with LoRA 5e-5.")]
+Epochs = Annotated[float, typer.Option(help="Passes over each skill's data.")]
+MaxSteps = Annotated[int | None, typer.Option(min=1, help="Instead of epochs.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Samples per step.")]
+MicroBatch = Annotated[
+    int | None, typer.Option(min=1, help="Samples per forward pass; less memory.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Each seed is a run of its own.")]
+GradientCheckpointing = Annotated[
+    bool, typer.Option("--gradient-checkpointing", help="Less memory, slower.")
+]
+LoraRank = Annotated[
+    int | None, typer.Option(min=1, help="LoRA adapters on the component instead.")
+]
+LwF = Annotated[
+    float | None, typer.Option(help="Learning without Forgetting: weight of distillation.")
+]
+SaveEvery = Annotated[int | None, typer.Option(min=1, help="Steps between states to resume from.")]
+
+
 def tune(
-    base: Annotated[Path, typer.Option(help="Checkpoint to start from: folder or hub id.")],
-    component: Annotated[
-        list[str], typer.Option(help="What trains; given again, another strategy.")
-    ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the stages go.")],
-    sequence: Annotated[
-        str | None,
-        typer.Option(help="Skills in order: comma-separated task names. Default: the data's."),
-    ] = None,
-    data: Annotated[
-        str,
-        typer.Option(help="task:{name}, or a file; {name} stands for the skill."),
-    ] = "task:{name}",
-    suite: Annotated[
-        Path | None, typer.Option(help="Manifest whose suite the stages are scored on.")
-    ] = None,
-    split: Annotated[str, typer.Option(help="Split of the training rows.")] = "train",
-    limit: Annotated[int | None, typer.Option(min=1, help="Training samples per skill.")] = None,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Peak; default 5e-6, with LoRA 5e-5.")
-    ] = None,
-    epochs: Annotated[float, typer.Option(help="Passes over each skill's data.")] = 1.0,
-    max_steps: Annotated[int | None, typer.Option(min=1, help="Instead of epochs.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples per step.")] = 16,
-    micro_batch: Annotated[
-        int | None, typer.Option(min=1, help="Samples per forward pass; less memory.")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Each seed is a run of its own.")] = 0,
-    gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Less memory, slower.")
-    ] = False,
-    lora_rank: Annotated[
-        int | None, typer.Option(min=1, help="LoRA adapters on the component instead.")
-    ] = None,
-    lwf: Annotated[
-        float | None, typer.Option(help="Learning without Forgetting: weight of distillation.")
-    ] = None,
-    save_every: Annotated[
-        int | None, typer.Option(min=1, help="Steps between states to resume from.")
-    ] = None,
+    base: Base,
+    component: Component,
+    out: Out,
+    sequence: Sequence = None,
+    data: Data = "task:{name}",
+    suite: Suite = None,
+    split: Split = "train",
+    limit: Limit = None,
+    learning_rate: LearningRate = None,
+    epochs: Epochs = 1.0,
+    max_steps: MaxSteps = None,
+    batch_size: BatchSize = 16,
+    micro_batch: MicroBatch = None,
+    seed: Seed = 0,
+    gradient_checkpointing: GradientCheckpointing = False,
+    lora_rank: LoraRank = None,
+    lwf: LwF = None,
+    save_every: SaveEvery = None,
 ) -> None:
     """Train one component on one skill after another; everything else stays bit for bit.
 

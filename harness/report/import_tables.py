@@ -1,4 +1,5 @@
-"""An import of logs as tables: which folder is which stage, and what became of each task."""
+"""What `import` prints: of a score file its facts, of logs which folder is which stage and how
+each task was read."""
 
 from __future__ import annotations
 
@@ -8,11 +9,13 @@ from typing import Any
 
 import yaml
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from harness.interop.logs.findings import TaskReport
 from harness.interop.logs.study import ImportedLogs, Plan
+from harness.interop.score_files import Imported
 from harness.types import BASE
 
 # Notes that are printed; all of them are in study.json.
@@ -140,6 +143,34 @@ def _task_json(task: TaskReport) -> dict[str, Any]:
         "again": {name: _number(value) for name, value in task.again.items()},
         "differ": {name: _number(value) for name, value in task.differ.items()},
         "absent": list(task.absent),
+    }
+
+
+def scores_lines(done: Imported) -> Iterator[str]:
+    """What became of a score file, as lines of rich's markup."""
+    yield f"[bold]{escape(done.study)}[/]: {done.n_rows:,} rows in {escape(str(done.folder))}"
+    yield f"strategies: {escape(', '.join(done.strategies) or 'only the base')}"
+    for role in ("target", "held_out", "probe"):
+        names = [name for name, its in done.benchmarks.items() if its == role]
+        if names:
+            yield f"{role}: {escape(', '.join(names))}"
+    if done.n_failed:
+        yield f"[yellow]{done.n_failed:,} rows have no score: counted as failed answers[/]"
+    if done.ignored:
+        yield f"columns left aside: {escape(', '.join(done.ignored))}"
+
+
+def scores_json(done: Imported) -> dict[str, Any]:
+    """What became of a score file, for programs."""
+    return {
+        "study": done.study,
+        "folder": str(done.folder),
+        "n_rows": done.n_rows,
+        "n_failed": done.n_failed,
+        "strategies": done.strategies,
+        "benchmarks": dict(done.benchmarks),
+        "scorers": done.scorers,
+        "ignored_columns": done.ignored,
     }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -63,6 +64,17 @@ def _figures(content: Content, folder: Path) -> dict[Path, bytes]:
             files[folder / f"{stem}.svg"] = drawing.svg(spec).encode("utf-8")
             files[folder / f"{stem}.png"] = drawing.png(spec)
     return files
+
+
+def changes(folder: Path) -> Iterator[None]:
+    """Once now, and again whenever the files that a report is made from have changed. Endless."""
+    seen = None
+    while True:
+        state = state_of(folder)
+        if state != seen:
+            seen = state
+            yield
+        time.sleep(WATCH_SECONDS)
 
 
 def state_of(folder: Path) -> frozenset[tuple[str, int, int]]:
