@@ -24,7 +24,8 @@ import typer
 from harness.analysis import minimum_detectable_effect
 from harness.cli import app
 from harness.engines.options import HFOptions, VLLMOptions
-from harness.manifest import NAME, Manifest
+from harness.manifest import Manifest
+from harness.names import NAME
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

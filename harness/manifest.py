@@ -29,32 +29,15 @@ from harness import components, registry
 from harness.engines.options import hf_options
 from harness.errors import ManifestError, Problem, UserError, did_you_mean
 from harness.lmeval.settings import LmEvalSettings, check_benchmark_name, is_lm_eval
+from harness.names import Name
 from harness.natural_order import natural
 from harness.registry import InlineTask
 from harness.sources import SourceOverride
+from harness.stage_lists import last_target, spelled_out
 from harness.types import BASE, Profile, Stage, StageKey
 from harness.yaml_files import problem_of, read_yaml
 
 DEFAULT_MANIFEST = "checkpoints.yaml"
-# Names become folder names and CSV cells.
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")
-DEVICE_NAMES = frozenset(
-    ["con", "prn", "aux", "nul", *(f"{d}{i}" for d in ("com", "lpt") for i in range(1, 10))]
-)
-
-
-def check_name(name: str) -> str:
-    """The name itself, or ValueError: names become folders, so they must be plain."""
-    if not NAME.fullmatch(name) or ".." in name or name.lower().split(".")[0] in DEVICE_NAMES:
-        shown = name if len(name) <= 60 else name[:57] + "..."
-        raise ValueError(
-            f"got {shown!r}, expected a plain name: letters, digits, '.', '_', '+', '-', "
-            "at most 80, starting with a letter or digit"
-        )
-    return name
-
-
-Name = Annotated[str, AfterValidator(check_name)]
 
 
 class _Strict(BaseModel):
@@ -148,14 +131,12 @@ class BaseSpec(_Strict):
 
 
 def _base(value: object, info: ValidationInfo) -> object:
-    """A plain string is a folder if there is one, a hub id if it looks like one."""
+    """A plain string is a hub id if it looks like one and no such folder is near, else a folder."""
     if not isinstance(value, str):
         return value
-    folder = _context(info).folder
     looks_like_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", value) and not value.startswith(".")
-    if looks_like_hub and not (folder / value).exists() and not (folder / value).parent.exists():
-        return {"hub": value}
-    return {"path": value}
+    is_hub = looks_like_hub and not (_context(info).folder / value).parent.exists()
+    return {"hub" if is_hub else "path": value}
 
 
 class EngineSpec(_Strict):
@@ -224,7 +205,7 @@ class StageSpec(_Strict):
 def _expand(value: object, info: ValidationInfo) -> object:
     """A glob stands for its folders in natural order, trained_on read from their names."""
     if isinstance(value, list):
-        return _spelled_out(value)
+        return spelled_out(value)
     if not isinstance(value, str):
         return value
     context = _context(info)
@@ -241,61 +222,6 @@ def _expand(value: object, info: ValidationInfo) -> object:
         shown = path if Path(value).is_absolute() else path.relative_to(context.folder)
         stages.append({"path": str(shown), "trained_on": last_target(path.name, context.targets)})
     return stages
-
-
-def _spelled_out(stages: Sequence[object]) -> list[object]:
-    """Stages with `with: previous` as the folder meant, and a list of alphas as a stage each."""
-    found: list[object] = []
-    previous: object = BASE
-    for index, stage in enumerate(stages):
-        mix = stage.get("wise_ft") if isinstance(stage, dict) else None
-        if not isinstance(stage, dict) or not isinstance(mix, dict):
-            previous = stage.get("path") if isinstance(stage, dict) else None
-            found.append(stage)
-            continue
-        if mix.get("with") == "previous":
-            if previous is None:
-                raise ValueError(
-                    f"stages[{index}].wise_ft.with: got 'previous', but the stage before is itself"
-                    " interpolated; name the folder to mix with"
-                )
-            if previous == mix.get("of"):
-                raise ValueError(
-                    f"stages[{index}].wise_ft.with: the stage before is `of` itself; put the"
-                    " mix in its place, or name the folder to mix with"
-                )
-            mix = {**mix, "with": previous}
-        previous = None
-        found += _sweep(stage, mix, index)
-    return found
-
-
-def _sweep(stage: Mapping[str, Any], mix: Mapping[str, Any], index: int) -> list[object]:
-    """One stage per alpha, named by it."""
-    alphas = mix.get("alpha")
-    if not isinstance(alphas, list):
-        return [{**stage, "wise_ft": mix}]
-    good = all(type(alpha) in (int, float) and 0 <= alpha <= 1 for alpha in alphas)
-    if not good or not alphas or len(set(alphas)) < len(alphas):
-        raise ValueError(
-            f"stages[{index}].wise_ft.alpha: got {alphas!r:.60},"
-            " expected numbers from 0 to 1, each once"
-        )
-    name = stage.get("name") or stage.get("trained_on") or "wise_ft"
-    return [
-        {**stage, "name": f"{name}-alpha{alpha:g}", "wise_ft": {**mix, "alpha": alpha}}
-        for alpha in alphas
-    ]
-
-
-def last_target(name: str, targets: Sequence[str]) -> str | None:
-    """The target named last in a folder name; the longest of those that end there.
-
-    >>> last_target("trained_on_cub200_then_pixmo_count", ["cub200", "pixmo_count"])
-    'pixmo_count'
-    """
-    ends = [(name.rfind(t) + len(t), len(t), t) for t in targets if t in name]
-    return max(ends)[2] if ends else None
 
 
 Stages = Annotated[list[StageSpec], BeforeValidator(_expand)]
@@ -430,7 +356,7 @@ def read_manifest(file: Path, *, check_paths: bool = True) -> Manifest:
     raw = read_yaml(file, "study, base, suite, strategies")
     folder = file.parent.absolute()
     made_by = raw.get("made_by")
-    if check_paths and isinstance(made_by, str) and not _any_checkpoint(raw, folder):
+    if check_paths and isinstance(made_by, str) and _base_is_missing(raw, folder):
         raise ManifestError(where, f"its checkpoints are not made yet; run `{made_by}` first")
     return check_manifest(raw, where, folder, check_paths=check_paths)
 
@@ -451,7 +377,7 @@ def check_manifest(
         targets=tuple(map(str, targets)) if isinstance(targets, list) else (),
         check_paths=check_paths,
     )
-    problems = _duplicates(raw)
+    problems = _suite_problems(raw)
     try:
         manifest = Manifest.model_validate(raw, context=context)
     except ValidationError as error:
@@ -463,14 +389,15 @@ def check_manifest(
     raise ManifestError(where, sorted(set(problems), key=lambda p: natural(p.place)))
 
 
-def _any_checkpoint(raw: Mapping[str, Any], folder: Path) -> bool:
+def _base_is_missing(raw: Mapping[str, Any], folder: Path) -> bool:
+    """Whether the base is written as a folder that is not there; `hub: ORG/NAME` is none."""
     base = raw.get("base")
     text = base.get("path") if isinstance(base, dict) else base
-    return not isinstance(text, str) or (folder / text).exists()
+    return isinstance(text, str) and not (folder / text).exists()
 
 
-def _duplicates(raw: Mapping[str, Any]) -> list[Problem]:
-    """A benchmark may play one role; a study must be scored on something."""
+def _suite_problems(raw: Mapping[str, Any]) -> list[Problem]:
+    """What only the whole suite shows: benchmarks named twice or not at all, sources of none."""
     suite = raw.get("suite")
     if not isinstance(suite, dict):
         return []
@@ -493,7 +420,7 @@ def _duplicates(raw: Mapping[str, Any]) -> list[Problem]:
 
 
 def _stage_problems(manifest: Manifest) -> list[Problem]:
-    """What only the whole manifest shows: stages and runs given twice."""
+    """What only all strategies show: stages and runs given twice."""
     problems = []
     for strategy, spec in manifest.strategies.items():
         if strategy == BASE:

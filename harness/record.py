@@ -20,7 +20,7 @@ from pydantic import (
 
 from harness.errors import Problem, ResultsError
 from harness.lmeval.settings import check_benchmark_name, is_lm_eval
-from harness.manifest import Name, check_name
+from harness.names import Name, check_name
 from harness.registry import InlineTask
 from harness.result_files import read_json
 from harness.signatures import SCHEMA_VERSION

@@ -30,9 +30,9 @@ from harness.manifest import (
     Manifest,
     Suite,
     check_manifest,
-    check_name,
     read_manifest,
 )
+from harness.names import check_name
 from harness.plan import Failure, Plan, make_plan, parse_only, study_record
 from harness.result_files import write_atomically
 from harness.run import Outcome, Watch, sweep

@@ -261,7 +261,7 @@ def test_flips_and_trajectories():
     paths = trajectories(base, dip, later)
     assert (paths.recovered, paths.lost, paths.kept) == (1, 1, 1)
     assert (paths.transient, paths.gained, paths.other) == (1, 1, 1)
-    assert (paths.recovered_share, paths.newly_right) == (0.5, 1)
+    assert (paths.recovered_share, paths.gained) == (0.5, 1)
     assert np.isnan(trajectories([0], [0], [1]).recovered_share)
     assert np.isnan(flips([], []).rate)
 

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import ManifestError, UserError
-from harness.manifest import last_target, read_manifest
+from harness.manifest import read_manifest
 from harness.natural_order import natural
+from harness.stage_lists import last_target
 
 GOOD = """
 study: mine

@@ -81,11 +81,6 @@ class Trajectories:
         n_lost = self.recovered + self.lost
         return self.recovered / n_lost if n_lost else float("nan")
 
-    @property
-    def newly_right(self) -> int:
-        """Right after the dip, though wrong at it and at the base."""
-        return self.gained
-
 
 def trajectories(base: ArrayLike, dip: ArrayLike, later: ArrayLike) -> Trajectories:
     """Count the paths of samples over three stages, (n,) each.

@@ -51,7 +51,7 @@ from harness.errors import ResultsError
 from harness.interop.score_rows import DEFAULTS, NAMES, ScoreRows, joint_codes, read_rows
 from harness.interop.score_tables import TEXTS
 from harness.interop.score_traits import with_imported_traits
-from harness.manifest import check_name
+from harness.names import check_name
 from harness.result_files import read_json
 
 KIND = "imported"

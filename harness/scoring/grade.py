@@ -8,7 +8,7 @@ from __future__ import annotations
 import string
 from collections.abc import Sequence
 
-from harness.types import Prediction, Sample, Score, Scorer
+from harness.types import Sample, Score, Scorer
 
 
 class Grader:
@@ -38,8 +38,3 @@ def chosen(prediction_text: str, choice_scores: Sequence[float] | None) -> str:
     best = max(range(len(choice_scores)), key=choice_scores.__getitem__)
     # Only lm-eval's tasks have more options than letters; their grades do not come from here.
     return string.ascii_uppercase[best] if best < len(string.ascii_uppercase) else f"{best + 1}"
-
-
-def response_of(prediction: Prediction) -> str:
-    """The answer that a prediction stands for."""
-    return chosen(prediction.text, prediction.choice_scores)

@@ -22,7 +22,8 @@ import yaml
 from harness import components, registry
 from harness.checkpoints import tensor_index
 from harness.errors import CheckpointError, DataError, Problem
-from harness.manifest import BaseSpec, Suite, check_name, read_manifest
+from harness.manifest import BaseSpec, Suite, read_manifest
+from harness.names import check_name
 from harness.registry import InlineTask, inline_task
 from harness.requests import requests
 from harness.resolver import base_folder

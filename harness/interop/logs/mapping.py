@@ -32,7 +32,7 @@ from harness.errors import Problem, ResultsError, did_you_mean
 from harness.interop.logs.folders import LogFolder, one_model
 from harness.interop.logs.metrics import Wanted
 from harness.interop.logs.names import NamedStage, nearest
-from harness.manifest import Name
+from harness.names import Name
 from harness.types import BASE
 from harness.yaml_files import problem_of, read_yaml
 

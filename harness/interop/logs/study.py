@@ -25,7 +25,7 @@ from harness.interop.logs.pairing import Reader
 from harness.interop.logs.regrade import our_name, regrade
 from harness.interop.logs.table import LOGGED, Table
 from harness.interop.score_files import KIND, SCHEMA_VERSION, free_folder, write_study
-from harness.manifest import check_name
+from harness.names import check_name
 
 # More problems than this bury the first ones.
 SHOWN_PROBLEMS = 40
