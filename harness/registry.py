@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from harness.errors import Problem, UserError, did_you_mean
 from harness.prompts import LETTER, both, options_block, place_images
 from harness.rows import Row, answer_type, chance, columns, images, letter, open_chance, text, texts
-from harness.types import BY_PIXELS, Decoding, Prompt, Sample, Scorer, ScorerName, Source, Task
+from harness.types import BY_PIXELS, Decoding, Prompt, Sample, Source, Task
 
 ENTRY_POINTS = "forgeteval.tasks"
 _PACKAGE = Path(__file__).resolve().parent.parent / "tasks"
@@ -211,16 +211,6 @@ def _line_in(error: Exception, path: Path) -> str:
 # --- tasks declared in a manifest ------------------------------------------------------------
 
 InlineScorer = Literal["exact", "choice", "number", "yes_no", "time", "vqa", "anls", "relaxed"]
-_SCORING_MODULES: Mapping[InlineScorer, str] = {
-    "exact": "phrase",
-    "choice": "choice",
-    "number": "number",
-    "yes_no": "yes_no",
-    "time": "clock",
-    "vqa": "vqa",
-    "anls": "anls",
-    "relaxed": "relaxed",
-}
 
 
 class InlineColumns(BaseModel):
@@ -270,8 +260,8 @@ class InlineTask(BaseModel):
 
 def inline_task(name: str, spec: InlineTask) -> Task:
     """The task that a manifest declares; its source is the file it names."""
-    module = importlib.import_module(f"harness.scoring.{_SCORING_MODULES[spec.scorer]}")
-    scorers: dict[ScorerName, Scorer] = {"strict": module.strict, "lenient": module.lenient}
+    from harness.scoring import FAMILIES  # all scorers: loaded with the first task that has some
+
     named = spec.columns
     needed = [named.image, named.question, named.answer]
     needed += [column for column in (named.id, named.group, named.choices) if column]
@@ -285,7 +275,7 @@ def inline_task(name: str, spec: InlineTask) -> Task:
         source=Source(hub="", path=spec.path, split=spec.split, columns=tuple(needed)),
         sample=_inline_reader(spec),
         prompts=both(_inline_prompt(spec)),
-        scorers=scorers,
+        scorers=FAMILIES[spec.scorer],
         decoding=Decoding(max_new_tokens=spec.max_new_tokens),
         groups=named.group or "pixels",
     )

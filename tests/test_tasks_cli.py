@@ -60,7 +60,7 @@ def test_show_tells_what_a_task_is() -> None:
 
 def test_check_passes_on_all_fixtures() -> None:
     text = ok("check", "--data", DATA)
-    assert text.count("ok ") == 24
+    assert text.count("ok ") == len([*Path(DATA).iterdir()])
     assert "1 rows left out" in text  # the video question of SEED-Bench
     assert "micro_color" in text.splitlines()[-1]
 
