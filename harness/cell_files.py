@@ -172,7 +172,7 @@ def read_table(file: Path, schema: pa.Schema | None) -> tuple[pa.Table, dict[str
         raise ResultsError(place, "is missing") from None
     # Before ValueError, which some of Arrow's own errors are too.
     except (pa.ArrowException, OSError) as error:
-        reason = first_line(error).replace(str(file), place)
+        reason = first_line(error, 5_000).replace(str(file), place)
         raise ResultsError(place, f"cannot be read: {reason}") from None
     except (KeyError, TypeError, ValueError, RecursionError):
         raise ResultsError(place, "was not written by forgeteval, or is torn") from None

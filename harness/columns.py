@@ -145,7 +145,7 @@ def _open(file: DataFile) -> _ParquetPieces | _ArrowPieces:
 
 def _unreadable(path: str, error: Exception) -> DataError:
     name = Path(path).name
-    reason = first_line(error).replace(path, name)
+    reason = first_line(error, 5_000).replace(path, name)
     return DataError(name, f"cannot be read as Parquet or Arrow: {reason}")
 
 

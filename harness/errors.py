@@ -95,10 +95,10 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of what an exception says; its type's name where it says nothing.
+def first_line(error: BaseException, most: int = 300) -> str:
+    """The first line of what an exception says, `most` characters of it; else its type's name.
 
     >>> first_line(ValueError("no such thing\\nat line 3")), first_line(KeyError())
     ('no such thing', 'KeyError')
     """
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:most]

@@ -195,7 +195,7 @@ def _hub_table(source: Source, config: str | None) -> Table:
             )
         # Boundary: `datasets` raises its own, the hub's, the network's and the file formats'.
         except Exception as error:
-            reasons.append(Problem(hub, first_line(error)[:160]))
+            reasons.append(Problem(hub, first_line(error, 160)))
             continue
         return column_table([Path(item["filename"]) for item in loaded.cache_files])
     reasons.append(

@@ -20,7 +20,10 @@ from harness.registry import InlineTask
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("module", ["rows", "prompts", "subset"])
+@pytest.mark.parametrize(
+    "module",
+    ["errors", "natural_order", "prompts", "rows", "signatures", "stage_lists", "store", "subset"],
+)
 def test_doctests(module: str) -> None:
     results = doctest.testmod(importlib.import_module(f"harness.{module}"))
     assert results.attempted > 0

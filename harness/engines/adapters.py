@@ -11,8 +11,7 @@ from typing import Any
 
 from harness.checkpoints import tensor_index
 from harness.engines.layouts import shortened
-from harness.engines.prompts import first_line
-from harness.errors import CheckpointError, Problem
+from harness.errors import CheckpointError, Problem, first_line
 
 # What peft raises for an adapter that does not fit.
 REFUSALS = (ValueError, KeyError, TypeError, OSError, RuntimeError)

@@ -28,9 +28,9 @@ from harness.engines.inputs import Inputs, Row, collate, join
 from harness.engines.layouts import shortened
 from harness.engines.options import HFOptions
 from harness.engines.positions import ClassIndex, Reader, with_reading
-from harness.engines.prompts import Prompter, first_line, refuse_long
+from harness.engines.prompts import Prompter, refuse_long
 from harness.engines.weights import LiveWeights, NeedsConversionError
-from harness.errors import CheckpointError, Problem, SampleError, UserError
+from harness.errors import CheckpointError, Problem, SampleError, UserError, first_line
 from harness.types import Checkpoint, Prediction, Probe, Request
 
 # Requests prepared before the first batch runs: enough to sort by length, little enough that

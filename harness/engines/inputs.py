@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from PIL import Image as PILImage
 
-from harness.engines.prompts import Prompter, first_line, picture_key, prompt_key
-from harness.errors import SampleError
+from harness.engines.prompts import Prompter, picture_key, prompt_key
+from harness.errors import SampleError, first_line
 from harness.types import Request
 
 Tensors = Mapping[str, torch.Tensor]

@@ -16,7 +16,7 @@ from jinja2 import TemplateError
 from transformers import AutoProcessor
 
 from harness.checkpoints import processor_fingerprint, read_config
-from harness.errors import CheckpointError, SampleError
+from harness.errors import CheckpointError, SampleError, first_line
 from harness.token_classes import TokenClasses, token_classes, user_classes
 from harness.types import Checkpoint, Decoding, Request
 
@@ -241,8 +241,3 @@ def refuse_long(length: int, decoding: Decoding, limit: int | None) -> None:
     if limit and length + decoding.max_new_tokens > limit:
         wanted = f"{length} tokens and {decoding.max_new_tokens} new ones"
         raise SampleError(f"the prompt has {wanted}, the model takes {limit}")
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of a message, at most 300 characters; the error's type if it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

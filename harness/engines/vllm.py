@@ -48,7 +48,7 @@ from harness.engines.decoding import answer_of
 from harness.engines.layouts import served_name
 from harness.engines.options import VLLMOptions
 from harness.engines.positions import with_reading
-from harness.engines.prompts import Prompter, first_line, prompt_key, refuse_long
+from harness.engines.prompts import Prompter, prompt_key, refuse_long
 from harness.engines.vllm_asks import (
     CANARIES,
     CANARY_TOKENS,
@@ -68,7 +68,7 @@ from harness.engines.vllm_checkpoints import (
 )
 from harness.engines.vllm_features import connector, vision_digest
 from harness.engines.vllm_reading import Extension, Masses
-from harness.errors import CheckpointError, SampleError, UserError
+from harness.errors import CheckpointError, SampleError, UserError, first_line
 from harness.types import Checkpoint, Prediction, Request
 
 # Log-probabilities of one prompt on one engine repeat to far better than this, and two

@@ -272,7 +272,7 @@ def _knock(address: str) -> None:
 
 
 def _no_connection(address: str, error: Exception) -> tuple[str, str]:
-    reason = first_line(error)[:200]
+    reason = first_line(error, 200)
     if address == HERE:
         return "--executor ray", f"Ray cannot be started on this machine: {reason}"
     return (

@@ -38,8 +38,7 @@ def log_scores(scores: StudyScores, to: Tracker) -> int:
         try:
             _WRITERS[to](library, scores.study, name, facts, steps)
         except Exception as error:  # the boundary: a server refuses, a login is missing, ...
-            reason = first_line(error)[:300]
-            raise UserError(to, f"would not take run {name!r}: {reason}") from error
+            raise UserError(to, f"would not take run {name!r}: {first_line(error)}") from error
     return len(runs)
 
 

@@ -243,7 +243,7 @@ def quiet(name: str) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:  # the boundary: a task is somebody else's program
-        text = first_line(error)[:300]
+        text = first_line(error)
         raise DataError(PREFIX + name, f"lm-eval: {type(error).__name__}: {text}") from error
 
 
