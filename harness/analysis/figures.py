@@ -54,26 +54,11 @@ def figures_of(judged: Judged, strategy: Strategy, options: JudgeOptions) -> Str
         run.name: forgetting.worst_stage(run.course, _means(judged, run)) for run in strategy.runs
     }
     lowest = _worst_benchmark(judged, strategy)
-    definitions: dict[str, RunFigure] = {
-        name: lambda run, figure=figure: figure(run.course)  # type: ignore[misc]
-        for name, figure in forgetting.FIGURES.items()
+    definitions = {
+        **_definitions(judged, learned, worst),
+        "worst_benchmark": lambda run: forgetting.change(lowest, 0, run.last) if lowest else None,
+        "balance": _balance,
     }
-    definitions["target_forgetting"] = lambda run: forgetting.target_forgetting(
-        run.course, learned[run.name]
-    )
-    definitions["chaudhry_forgetting"] = lambda run: forgetting.chaudhry_forgetting(
-        run.course, _means(judged, run)
-    )
-    # A curve with a missing cell has no minimum: its sum is NA for the same reason.
-    definitions["heldout_worst"] = lambda run: (
-        forgetting.FIGURES["heldout_sum"](run.course)
-        if worst[run.name] is None
-        else _at(run, worst[run.name])
-    )
-    definitions["worst_benchmark"] = lambda run: (
-        forgetting.change(lowest, 0, run.last) if lowest else None
-    )
-    definitions["balance"] = _balance
     contrasts = {name: by_run(strategy, figure) for name, figure in definitions.items()}
     figures = {name: estimate(judged, runs, level=level) for name, runs in contrasts.items()}
     drift, lenient = Drift(judged.scores), Judged(judged.scores, "lenient")
@@ -103,6 +88,29 @@ def figures_of(judged: Judged, strategy: Strategy, options: JudgeOptions) -> Str
         learned=learned,
         notes=tuple(_not_learned(strategy, learned)),
     )
+
+
+def _definitions(
+    judged: Judged, learned: Mapping[str, Sequence[int]], worst: Mapping[str, int | None]
+) -> dict[str, RunFigure]:
+    """Figure -> its weights in a run. `learned`, `worst`: by run, stages known from the scores."""
+    found: dict[str, RunFigure] = {
+        name: lambda run, figure=figure: figure(run.course)  # type: ignore[misc]
+        for name, figure in forgetting.FIGURES.items()
+    }
+    found["target_forgetting"] = lambda run: forgetting.target_forgetting(
+        run.course, learned[run.name]
+    )
+    found["chaudhry_forgetting"] = lambda run: forgetting.chaudhry_forgetting(
+        run.course, _means(judged, run)
+    )
+    # A curve with a missing cell has no minimum: its sum is NA for the same reason.
+    found["heldout_worst"] = lambda run: (
+        forgetting.FIGURES["heldout_sum"](run.course)
+        if worst[run.name] is None
+        else _at(run, worst[run.name])
+    )
+    return found
 
 
 def by_run(strategy: Strategy, figure: RunFigure) -> list[CellWeights]:

@@ -13,7 +13,8 @@ from rich.console import Console
 from harness.errors import EXIT_USAGE
 
 if TYPE_CHECKING:
-    from harness.interop.logs.study import Plan
+    from harness.interop.logs.study import ImportedLogs, Plan
+    from harness.interop.score_files import Imported
 
 EXAMPLES = """
 Examples:
@@ -69,21 +70,26 @@ def import_file(
     Logs: a folder with the results of lm-eval 0.4.5 to 0.4.13 or lmms-eval 0.3 to 0.7
     (`--log_samples`). Stages are read from folder names, or from a map.
     """
-    if path.is_dir():
-        _import_logs(path, study, results, map_file, base_model, replace, yes, json_)
-        return
     from harness.errors import UserError
-    from harness.interop.logs.study import study_name
+    from harness.interop.logs.study import import_logs, look, study_name
     from harness.interop.score_files import import_scores
-    from harness.report.import_tables import scores_json, scores_lines
 
     if not path.exists():
         raise UserError(str(path), "no such file or folder")
+    name = study or study_name(path)
+    if path.is_dir():
+        plan = look(path, map_file, base_model)
+        _agree(plan, name, json_, asked=map_file is None and not yes)
+        _say_logs(import_logs(plan, name, results, replace=replace), json_)
+        return
     if map_file is not None:
         raise UserError("--map", f"concerns a folder of logs; {path} is none")
-    done = import_scores(
-        path, study or study_name(path), results, base_model=base_model, replace=replace
-    )
+    _say_scores(import_scores(path, name, results, base_model=base_model, replace=replace), json_)
+
+
+def _say_scores(done: Imported, json_: bool) -> None:
+    from harness.report.import_tables import scores_json, scores_lines
+
     if json_:
         typer.echo(json.dumps(scores_json(done), ensure_ascii=False))
         return
@@ -91,41 +97,30 @@ def import_file(
         Console().print(line)
 
 
-def _import_logs(
-    folder: Path,
-    study: str,
-    results: Path,
-    map_file: Path | None,
-    base_model: str,
-    replace: bool,
-    yes: bool,
-    json_: bool,
-) -> None:
-    """Look, ask if nothing was said, import, tell."""
-    import dataclasses
+def _say_logs(done: ImportedLogs, json_: bool) -> None:
+    from harness.report.import_tables import as_json, import_tables
 
-    from harness.interop.logs.study import import_logs, look, study_name
-    from harness.report.import_tables import as_json, import_tables, plan_tables
-
-    plan = look(folder, map_file)
-    if base_model:
-        plan = dataclasses.replace(plan, base_model=base_model)
-    name = study or study_name(folder)
-    console = Console(stderr=json_)
-    if not json_:
-        console.print(plan_tables(plan))
-    if map_file is None and not yes and not _confirmed(plan, name, console, json_):
-        raise typer.Exit(EXIT_USAGE)
-    done = import_logs(plan, name, results, replace=replace)
     if json_:
         typer.echo(json.dumps(as_json(done), ensure_ascii=True))
         return
+    console = Console()
     console.print(import_tables(done))
     console.print(
-        f"{done.study}: {done.n_rows:,} logged scores of {len(plan.stages)} checkpoints in "
+        f"{done.study}: {done.n_rows:,} logged scores of {len(done.plan.stages)} checkpoints in "
         f"{done.folder}" + (f", {done.n_failed:,} of them failed" if done.n_failed else ""),
         markup=False, highlight=False,
     )  # fmt: skip
+
+
+def _agree(plan: Plan, study: str, json_: bool, *, asked: bool) -> None:
+    """Shows what would be imported; if `asked`, a person must agree. Raises typer.Exit if not."""
+    from harness.report.import_tables import plan_tables
+
+    console = Console(stderr=json_)
+    if not json_:
+        console.print(plan_tables(plan))
+    if asked and not _confirmed(plan, study, console, json_):
+        raise typer.Exit(EXIT_USAGE)
 
 
 def _confirmed(plan: Plan, study: str, console: Console, json_: bool) -> bool:

@@ -76,24 +76,8 @@ def tune_stage(
     _freeze(model, job)
     model = _adapted(model, job) if recipe.lora else model
     processor = processor_path or _weights_of(base)
-    inputs = Inputs(_prompter(processor), limit_bytes=0)
-    dataset = Dataset(examples, Encoder(inputs))
-    collator = Collator(_pad(inputs.prompter.tokenizer), dataset.counts)
-    trainer = make_trainer(model, job, dataset, collator, progress)
-    if recipe.distillation is not None:
-        trainer.teacher, trainer.distillation = _teacher(job), recipe.distillation
-    state = _state(job.work)
-    with _quiet(), measured(job.device) as cost:
-        trainer.train(resume_from_checkpoint=state)
-    record = StageRecord(
-        **made_of,
-        **_went(trainer, dataset),
-        **cost,
-        trained_on=trained_on,
-        resumed_at_step=int(state.rpartition("-")[2]) if state else 0,
-        device=_device_name(job.device),
-        library=f"transformers {transformers.__version__}, torch {torch.__version__}",
-    )
+    went = _train(model, job, examples, processor, progress)
+    record = StageRecord(**made_of, **went, trained_on=trained_on)
     if not math.isfinite(record.loss):
         raise RecipeError(str(out), f"the loss became {record.loss}; use a lower learning rate")
     _save(model, job, dtype, processor)
@@ -101,6 +85,28 @@ def tune_stage(
     shutil.rmtree(job.work / "states", ignore_errors=True)
     job.work.rename(out)
     return record
+
+
+def _train(
+    model: Any, job: Job, examples: Examples, processor: Path, progress: Progress | None
+) -> dict[str, Any]:
+    """Trains the model in place; what happened and what it cost, as fields of a stage's record."""
+    inputs = Inputs(_prompter(processor), limit_bytes=0)
+    dataset = Dataset(examples, Encoder(inputs))
+    collator = Collator(_pad(inputs.prompter.tokenizer), dataset.counts)
+    trainer = make_trainer(model, job, dataset, collator, progress)
+    if job.recipe.distillation is not None:
+        trainer.teacher, trainer.distillation = _teacher(job), job.recipe.distillation
+    state = _state(job.work)
+    with _quiet(), measured(job.device) as cost:
+        trainer.train(resume_from_checkpoint=state)
+    return {
+        **_went(trainer, dataset),
+        **cost,
+        "resumed_at_step": int(state.rpartition("-")[2]) if state else 0,
+        "device": _device_name(job.device),
+        "library": f"transformers {transformers.__version__}, torch {torch.__version__}",
+    }
 
 
 def _job(start: Path, component: str, recipe: Recipe, work: Path) -> Job:

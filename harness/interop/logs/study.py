@@ -83,8 +83,10 @@ class ImportedLogs:
     notes: tuple[str, ...]
 
 
-def look(folder: Path, map_file: Path | None = None) -> Plan:
+def look(folder: Path, map_file: Path | None = None, base_model: str = "") -> Plan:
     """What `folder` holds, by its names or by the user's map. Reads no score.
+
+    `base_model`: the name to show; "" = what the map says.
 
     Raises UserError with everything that is wrong.
     """
@@ -112,7 +114,7 @@ def look(folder: Path, map_file: Path | None = None) -> Plan:
         left_out=tuple(task for task in tasks if task not in roles),
         wanted=found.wanted() if found else Wanted({}, {}, {}),
         accept=tuple(found.accept) if found else (),
-        base_model=found.base_model if found else "",
+        base_model=base_model or (found.base_model if found else ""),
         notes=tuple(notes),
     )
 
