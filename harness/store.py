@@ -32,8 +32,6 @@ from harness.types import Prediction, Sample
 if TYPE_CHECKING:
     import pyarrow as pa
 
-DEFAULT_RESULTS = "results"
-
 
 def folder_name(task: str) -> str:
     """The name of a benchmark as a folder: `lm_eval:gsm8k` has a character that none may have.

@@ -20,7 +20,7 @@ from harness.beside import Asked, waves, with_beside
 from harness.checkpoints import is_adapter
 from harness.discover import discover
 from harness.engines.options import LIBRARIES
-from harness.errors import DataError, ManifestError, ResultsError, did_you_mean
+from harness.errors import DataError, ManifestError, ResultsError
 from harness.executors import Workers
 from harness.forecast import Forecast, forecast
 from harness.manifest import (
@@ -36,7 +36,8 @@ from harness.names import check_name
 from harness.plan import Failure, Plan, make_plan, parse_only, study_record
 from harness.result_files import write_atomically
 from harness.run import Outcome, Watch, sweep
-from harness.store import DEFAULT_RESULTS, Store
+from harness.store import Store
+from harness.study_folders import results_of
 from harness.tune.recipe import StageRecord, cost_of, read_record
 from harness.types import BASE, Engine, Kind
 
@@ -101,8 +102,7 @@ def open_study(target: Path, options: Options) -> OpenStudy:
             raise ManifestError(target.name, "--base and --pattern are for a folder of stages")
         manifest, folder = read_manifest(target), target.absolute().parent
     manifest = _changed(manifest, options)
-    results = options.results or (folder / manifest.results if manifest.results else None)
-    store = Store((results or Path(DEFAULT_RESULTS)) / manifest.study)
+    store = Store(results_of(manifest, folder, options.results))
     wanted = parse_only(options.only, manifest)
     plan = make_plan(
         manifest, folder, store,
@@ -250,33 +250,6 @@ def write_record(store: Store, record: Mapping[str, Any]) -> None:
     """Writes `study.json`."""
     text = json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False)
     write_atomically(store.folder / "study.json", text.encode() + b"\n")
-
-
-def study_folder(target: str, results: Path | None = None) -> Path:
-    """The results of a study named by its manifest, its folder, or its name under `results`.
-
-    Raises ResultsError listing the studies there are.
-    """
-    file = Path(target)
-    if file.suffix in (".yaml", ".yml"):
-        manifest = read_manifest(file, check_paths=False)
-        place = results or (file.parent / manifest.results if manifest.results else None)
-        folder = (place or Path(DEFAULT_RESULTS)) / manifest.study
-        if not (folder / "study.json").is_file():
-            raise ResultsError(target, f"not scored yet; run `forgeteval score {target}`")
-        return folder
-    if (file / "study.json").is_file():
-        return file
-    place = results or Path(DEFAULT_RESULTS)
-    try:
-        folder = place / check_name(target)
-    except ValueError as error:
-        raise ResultsError("STUDY", str(error)) from None
-    if (folder / "study.json").is_file():
-        return folder
-    known = sorted(f.parent.name for f in place.glob("*/study.json"))
-    hint = did_you_mean(target, known) or (f"; there are {', '.join(known)}" if known else "")
-    raise ResultsError(f"{place}", f"no study {target!r} here{hint}")
 
 
 def _still_owed(store: Store, cell: Any) -> Any:

@@ -21,6 +21,7 @@ from harness.errors import ManifestError, ResultsError, UserError
 from harness.report.live import Quiet
 from harness.scoring.study import read_scores
 from harness.study import Options
+from harness.study_folders import study_folder
 
 MANIFEST = """
 study: tiny
@@ -238,25 +239,22 @@ def test_one_checkpoint_folder_is_a_study_of_its_own(place: Path, engine):
 
 def test_studies_are_found_by_manifest_folder_or_name(place: Path, engine):
     with pytest.raises(ResultsError, match="not scored yet; run `forgeteval score"):
-        study.study_folder(str(place / "study.yaml"), place / "results")
+        study_folder(str(place / "study.yaml"), place / "results")
     score(place)
     results = place / "results"
     for target in (str(place / "study.yaml"), "tiny", str(results / "tiny")):
-        assert study.study_folder(target, results) == results / "tiny"
+        assert study_folder(target, results) == results / "tiny"
     with pytest.raises(ResultsError, match="no study 'tinny' here; did you mean 'tiny'"):
-        study.study_folder("tinny", results)
+        study_folder("tinny", results)
     with pytest.raises(ResultsError, match="expected a plain name"):
-        study.study_folder("../tiny", results)
+        study_folder("../tiny", results)
 
 
 def test_results_are_read_where_no_model_or_data_are(place: Path, engine):
     score(place)
     shutil.rmtree(place / "ckpt")
     shutil.rmtree(place / "data")
-    assert (
-        len(read_scores(study.study_folder(str(place / "study.yaml"), place / "results")).stages)
-        == 4
-    )
+    assert len(read_scores(study_folder(str(place / "study.yaml"), place / "results")).stages) == 4
 
 
 def test_a_foreign_study_json_is_refused(place: Path):

@@ -81,7 +81,7 @@ def _study(console: Console, target: Path, results: Path | None) -> Sequence[Aud
     from harness.errors import UserError
     from harness.manifest import read_manifest
     from harness.result_files import write_atomically
-    from harness.store import DEFAULT_RESULTS
+    from harness.study_folders import results_of
 
     if target.is_dir():
         raise UserError(
@@ -96,8 +96,7 @@ def _study(console: Console, target: Path, results: Path | None) -> Sequence[Aud
     manifest, folder = read_manifest(target), target.absolute().parent
     with _watched(console) as report:
         found = list(audits.audit_study(manifest, folder, report))
-    place = results or (folder / manifest.results if manifest.results else Path(DEFAULT_RESULTS))
-    study = place / manifest.study
+    study = results_of(manifest, folder, results)
     write_atomically(study / "audit.csv", audits.csv_text(found).encode())
     text = json.dumps(audits.record(found), indent=1, sort_keys=True)
     write_atomically(study / "audit.json", text.encode() + b"\n")

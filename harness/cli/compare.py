@@ -69,7 +69,7 @@ def compare(
     from harness.analysis.options import JudgeOptions
     from harness.export.trackers import require
     from harness.report.tables import print_judgement
-    from harness.study import study_folder
+    from harness.study_folders import study_folder
 
     options = JudgeOptions(
         scorer=scorer,

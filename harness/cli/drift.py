@@ -64,7 +64,7 @@ def study(
     from harness.record import read_record
     from harness.report.csv_files import csv_text, write_text
     from harness.scoring.study import read_scores
-    from harness.study import study_folder
+    from harness.study_folders import study_folder
 
     folder = study_folder(study, results)
     options = JudgeOptions(scorer=scorer, level=level)

@@ -75,7 +75,7 @@ def results(
 ) -> None:
     """Write a study's answers and scores in a form that others read; equal results, equal bytes."""
     from harness.export.results import read_study, write_dataset, write_lm_eval
-    from harness.study import study_folder
+    from harness.study_folders import study_folder
 
     answered = read_study(study_folder(study, results))
     write = write_dataset if form == "dataset" else write_lm_eval
@@ -96,7 +96,7 @@ def log(
     """
     from harness.export.trackers import log_scores
     from harness.scoring.study import read_scores
-    from harness.study import study_folder
+    from harness.study_folders import study_folder
 
     n = log_scores(read_scores(study_folder(study, results)), to)
     typer.echo(f"logged {n} runs to {to}")

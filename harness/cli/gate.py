@@ -83,7 +83,7 @@ def gate(
     from harness.pairing import pair_stages
     from harness.policy import check_policy, choose_policy
     from harness.scoring.study import read_scores
-    from harness.study import study_folder
+    from harness.study_folders import study_folder
 
     options = JudgeOptions(scorer=scorer, level=level, max_dropped=max_dropped)
     rules = choose_policy(policy, margin=margin, strict=strict or None, inconclusive=inconclusive)

@@ -50,7 +50,7 @@ def leaderboard(
     from harness.report.leaderboard import FORMATS, legend, terminal_table
     from harness.scoring.study import read_scores
     from harness.standings import rank_studies
-    from harness.study import study_folder
+    from harness.study_folders import study_folder
 
     write = FORMATS[_form(form, output, list(FORMATS))]
     options = JudgeOptions(

@@ -75,7 +75,7 @@ def report(
     from harness.analysis import JudgeOptions
     from harness.report import output
     from harness.report.content import Wanted
-    from harness.study import study_folder
+    from harness.study_folders import study_folder
 
     console = Console(stderr=True)
     folder = study_folder(study, results)

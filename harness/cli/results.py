@@ -31,7 +31,7 @@ def check(
 
     from harness.errors import EXIT_FAILED
     from harness.integrity import check as look
-    from harness.study import study_folder
+    from harness.study_folders import study_folder
 
     folder = study_folder(study, results)
     findings = look(folder)
@@ -59,7 +59,7 @@ def prune(
 
     from harness.integrity import check as look
     from harness.integrity import removable
-    from harness.study import study_folder
+    from harness.study_folders import study_folder
 
     folder = study_folder(study, results)
     stale = removable(look(folder))
