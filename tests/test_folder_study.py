@@ -229,6 +229,9 @@ def test_what_training_cost_and_what_the_audit_found_reach_the_leaderboard(place
     file.write_text(json.dumps({"stages": stages}))
     assert row()["components"] == "full, mismatch"
     # An audit of one stage, or under another declaration, says nothing of this study.
-    for other in (stages[:1], [{**stage, "declared": "llm"} for stage in stages], "no"):
+    odd = [{**stage, "status": ["verified"]} for stage in stages]
+    for other in (stages[:1], [{**stage, "declared": "llm"} for stage in stages], odd, "no"):
         file.write_text(json.dumps({"stages": other}))
         assert row()["components"] == "full"
+    file.write_text("[" * 100_000)
+    assert row()["components"] == "full"

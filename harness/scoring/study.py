@@ -6,7 +6,6 @@ task's headline says, and hands over numbers with their signatures.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from harness.analysis.scores import (
     StudyScores,
     TrainingCost,
 )
+from harness.audit_record import audited
 from harness.lmeval import graded
 from harness.lmeval.graded import Grades
 from harness.lmeval.settings import is_lm_eval
@@ -71,7 +71,7 @@ def read_scores(
                 graded.read(store, name, str(cell), row["grading"]) if answer else None
                 for cell, answer in zip(cells, answers, strict=True)
             ]
-            bench = graded_benchmark(task, row["role"], samples, columns, answers, grades)
+            bench = lm_eval_benchmark(task, row["role"], samples, columns, answers, grades)
         else:
             bench = grade_benchmark(task, row["role"], samples, columns, answers, scorers)
         if traits:
@@ -95,7 +95,7 @@ def read_scores(
             *(f"{row['name']}: {row['note']}" for row in record["benchmarks"] if row.get("note")),
         ),
         costs={name: TrainingCost(**cost) for name, cost in record.get("costs", {}).items()},
-        audited=_audited(study_dir, record),
+        audited=audited(study_dir, record),
     )
 
 
@@ -110,36 +110,6 @@ def _task(record: Mapping[str, Any], row: Mapping[str, Any]) -> Task:
     )  # fmt: skip
 
 
-def _audited(study_dir: Path, record: Mapping[str, Any]) -> dict[str, str]:
-    """strategy -> `verified`, or the worst that `audit.json` says of its stages.
-
-    An audit of other stages, or of another declared component, is not this study's and says
-    nothing; nor does a file that cannot be read.
-    """
-    try:
-        rows = json.loads((study_dir / "audit.json").read_text(encoding="utf-8"))["stages"]
-        said = {
-            (row["strategy"], row["run"], row["stage"]): (row["declared"], row["status"])
-            for row in rows
-        }
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    found: dict[str, str] = {}
-    for strategy, declared in record["components"].items():
-        keys = [
-            (row["strategy"], row["run"], row["stage"])
-            for row in record["stages"]
-            if row["strategy"] == strategy
-        ]
-        if not keys or any(said.get(key, (None, None))[0] != declared for key in keys):
-            continue
-        statuses = {said[key][1] for key in keys} - {"interpolated"}
-        worst = [status for status in _AUDIT_STATUSES if status in statuses]
-        if worst:
-            found[strategy] = worst[0]
-    return found
-
-
 def noise_floor(pairs: Sequence[tuple[Sequence[str | None], Sequence[str | None]]]) -> str:
     """What the base's second scoring says: how many answers differ though nothing changed.
 
@@ -152,10 +122,6 @@ def noise_floor(pairs: Sequence[tuple[Sequence[str | None], Sequence[str | None]
         f"noise floor: scored twice, the base gave another answer to {differ:,} of {n:,} "
         f"requests ({100 * differ / n:.2f} %)"
     )
-
-
-# What an audit can say of a stage that declares a component, worst first.
-_AUDIT_STATUSES = ("broken", "mismatch", "identical", "verified")
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +184,7 @@ class Graded:
     rates: Mapping[str, NDArray[np.float64]]
 
 
-def graded_benchmark(
+def lm_eval_benchmark(
     task: Task,
     role: str,
     samples: Sequence[Sample],
