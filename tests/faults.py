@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
+from replay import write_checkpoint
 
 import harness.cli as command_line
 from harness import engines, study  # noqa: F401  (imported once, then forked)
@@ -92,17 +93,6 @@ def write_place(folder: Path) -> None:
                          "answer": "red"})  # fmt: skip
         pq.write_table(pa.Table.from_pylist(rows), folder / "data" / f"{name}.parquet")
     (folder / "study.yaml").write_text(MANIFEST)
-
-
-def write_checkpoint(folder: Path, number: int) -> None:
-    """A model folder of one tensor, as far as the harness looks."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("tokenizer.json", "processor_config.json"):
-        (folder / name).write_text("{}")
-    (folder / "config.json").write_text('{"model_type": "tiny"}')
-    header = b'{"w":{"dtype":"U8","shape":[8],"data_offsets":[0,8]}}'
-    data = len(header).to_bytes(8, "little") + header + bytes([number] * 8)
-    (folder / "model.safetensors").write_bytes(data)
 
 
 def answer(checkpoint: Checkpoint, request: Request) -> str:

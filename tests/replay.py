@@ -1,12 +1,24 @@
-"""An engine for tests that answers by rule: what a fault or a drift looks like, without a model."""
+"""An engine that answers by rule, and folders for it: a fault or a drift, without a model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from harness.errors import CheckpointError
 from harness.types import Checkpoint, Prediction, Request
+
+
+def write_checkpoint(folder: Path, number: int) -> None:
+    """A model folder of one tensor, as far as the harness looks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("tokenizer.json", "processor_config.json"):
+        (folder / name).write_text("{}")
+    (folder / "config.json").write_text('{"model_type": "tiny"}')
+    header = b'{"w":{"dtype":"U8","shape":[8],"data_offsets":[0,8]}}'
+    data = len(header).to_bytes(8, "little") + header + bytes([number] * 8)
+    (folder / "model.safetensors").write_bytes(data)
 
 
 class ReplayEngine:

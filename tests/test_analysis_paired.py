@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import statsmodels.api as sm
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
-from statsmodels.stats.multitest import multipletests
 
 from harness.analysis import (
     PairedDifference,
@@ -41,6 +38,8 @@ def scores(seed, n_groups=120, per_group=4, binary=True):
 @pytest.mark.parametrize("binary", [True, False])
 @pytest.mark.parametrize("seed", range(3))
 def test_clustered_t_is_cluster_robust_regression(seed, binary):
+    import statsmodels.api as sm
+
     before, after, groups = scores(seed, binary=binary)
     found = paired_difference(before, after, groups)
     assert found.method == "clustered t"
@@ -55,6 +54,8 @@ def test_clustered_t_is_cluster_robust_regression(seed, binary):
 
 
 def test_weights_are_those_of_weighted_regression():
+    import statsmodels.api as sm
+
     before, after, groups = scores(5)
     weights = np.random.default_rng(0).uniform(0.5, 2, len(groups))
     found = paired_difference(before, after, groups, weights=weights)
@@ -67,6 +68,8 @@ def test_weights_are_those_of_weighted_regression():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_mcnemar_is_statsmodels(seed):
+    from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
+
     lost, gained = np.random.default_rng(seed).integers(0, 30, 2)
     expected = reference_mcnemar([[3, lost], [gained, 4]], exact=True).pvalue
     assert mcnemar(int(lost), int(gained)) == pytest.approx(expected, abs=1e-8)
@@ -74,6 +77,8 @@ def test_mcnemar_is_statsmodels(seed):
 
 
 def test_holm_is_statsmodels_and_leaves_nan_out():
+    from statsmodels.stats.multitest import multipletests
+
     p = np.random.default_rng(0).random(30) ** 3
     assert holm(p) == pytest.approx(multipletests(p, method="holm")[1], abs=1e-8)
     with_gap = holm([0.01, np.nan, 0.04])

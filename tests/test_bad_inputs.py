@@ -15,9 +15,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from faults import CHECKPOINTS, write_checkpoint
+from faults import CHECKPOINTS
 from PIL import Image
-from replay import ReplayEngine
+from replay import ReplayEngine, write_checkpoint
 from test_checkpoints import BAD_FILES
 from test_manifest import MISTAKES
 from test_sources_images import bomb

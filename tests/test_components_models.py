@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+from harness import components
+from harness.checkpoints import tensor_index
 
-from torch import nn  # noqa: E402
-from transformers import AutoConfig, AutoModelForImageTextToText  # noqa: E402
-
-from harness import components  # noqa: E402
-from harness.checkpoints import tensor_index  # noqa: E402
+if TYPE_CHECKING:
+    from torch import nn
 
 TEXT = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -63,8 +61,9 @@ MERGERS = ("merger", "deepstack_merger_list")
 
 @pytest.fixture(scope="module", params=MODELS)
 def model(request) -> Any:
-    config = AutoConfig.for_model(request.param, **MODELS[request.param])
-    return AutoModelForImageTextToText.from_config(config)
+    transformers = pytest.importorskip("transformers")
+    config = transformers.AutoConfig.for_model(request.param, **MODELS[request.param])
+    return transformers.AutoModelForImageTextToText.from_config(config)
 
 
 def owned(model: nn.Module, *names: str) -> set[int]:

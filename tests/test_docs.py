@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -150,10 +151,8 @@ SHOWN = [
 
 @pytest.mark.parametrize("command", SHOWN)
 def test_commands_in_the_docs_are_commands_of_the_program(command: str) -> None:
-    from harness.cli import app
-
     words = [word for word in shlex.split(command)[1:] if not word.startswith(">")]
-    node: Any = typer.main.get_command(app)
+    node: Any = _program()
     options = _options(node)
     while words and hasattr(node, "commands"):
         if words[0].startswith("-"):  # an option of every command, with its value
@@ -169,19 +168,25 @@ def test_commands_in_the_docs_are_commands_of_the_program(command: str) -> None:
     assert used <= known
 
 
+@cache
+def _program() -> Any:
+    """The whole tree of commands."""
+    from harness.cli import app
+
+    return typer.main.get_command(app)
+
+
 def _options(node: Any) -> set[str]:
     return {opt for p in node.params for opt in (*p.opts, *p.secondary_opts)} | {"--help"}
 
 
 def test_every_command_helps() -> None:
-    from harness.cli import app
-
     def walk(node: Any) -> Iterator[tuple[str, Any]]:
         for name, child in getattr(node, "commands", {}).items():
             yield name, child
             yield from walk(child)
 
-    for name, command in walk(typer.main.get_command(app)):
+    for name, command in walk(_program()):
         assert command.help, f"{name} has no help"
         nameless = [p.name for p in command.params if not p.help and "complet" not in p.name]
         assert not nameless, f"{name}: {nameless} have no help"

@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from replay import ReplayEngine
-from safetensors.numpy import save_file
+from replay import ReplayEngine, write_checkpoint
 from typer.testing import CliRunner
 
 from harness import engines, study
@@ -76,12 +75,7 @@ def gold_of(name: str, i: int) -> str:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("planted")
     for number, name in enumerate(("base", "llm1", "llm2", "sa1", "sa2")):
-        at = folder / "ckpt" / name
-        at.mkdir(parents=True)
-        (at / "config.json").write_text('{"model_type": "tiny"}')
-        (at / "tokenizer.json").write_text("{}")
-        (at / "processor_config.json").write_text("{}")
-        save_file({"w": np.full(4, number, np.float32)}, at / "model.safetensors")
+        write_checkpoint(folder / "ckpt" / name, number)
     (folder / "data").mkdir()
     for name in ("count", "place", "color", "pick"):
         rows = [

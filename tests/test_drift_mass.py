@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from tiny_models import make_checkpoint, noise_image
 
 from harness.engines import create
@@ -34,6 +33,7 @@ def checkpoint(folder: Path) -> Checkpoint:
 
 def from_full_logits(folder: Path) -> dict[str, dict[str, float]]:
     """Each request alone, through transformers' own processor and forward."""
+    import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()

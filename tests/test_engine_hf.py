@@ -8,10 +8,9 @@ import random
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 from tiny_models import (
     FAMILIES,
     Family,
@@ -22,11 +21,12 @@ from tiny_models import (
 )
 
 from harness.engines import create
-from harness.engines.batching import Job, batches
-from harness.engines.blending import blended
-from harness.engines.hf import HFEngine
 from harness.errors import CheckpointError
 from harness.types import Checkpoint, Decoding, Prediction, Request
+
+if TYPE_CHECKING:
+    from harness.engines.batching import Job
+    from harness.engines.hf import HFEngine
 
 SIZES = [(7, 5), (48, 48), (100, 60), (60, 100), (150, 20)]
 QUESTIONS = ["What is it?", "Which of the many colours does this have", "n"]
@@ -34,6 +34,8 @@ QUESTIONS = ["What is it?", "Which of the many colours does this have", "n"]
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -90,6 +92,8 @@ def answers(
 
 
 def fresh(**options: Any) -> HFEngine:
+    from harness.engines.hf import HFEngine
+
     engine = create("hf", options)
     assert isinstance(engine, HFEngine)
     return engine
@@ -148,6 +152,7 @@ def test_nothing_kept_gives_the_same_answers(folders: dict[tuple[Family, str], P
 def test_an_architecture_whose_features_cannot_be_told_apart_gets_pixels(
     folders: dict[tuple[Family, str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import torch
     from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
 
     folder, requests = folders["llava_next", "a"], asked(3)
@@ -225,6 +230,8 @@ def test_scores_that_are_not_numbers_fail(
 def test_out_of_memory_halves_the_batch_and_keeps_the_work(
     folders: dict[tuple[Family, str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import torch
+
     requests = asked(2)
     expected = answers(fresh(), folders["qwen2_5_vl", "a"], requests)
     engine = fresh()
@@ -293,6 +300,7 @@ def test_choice_scores_are_the_models_own_log_probabilities(
     folders: dict[tuple[Family, str], Path],
 ) -> None:
     """Against one plain forward pass per choice, written out here."""
+    import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     for family in FAMILIES:
@@ -325,6 +333,8 @@ def test_choice_scores_are_the_models_own_log_probabilities(
 def test_a_partial_or_foreign_checkpoint_is_refused(
     folders: dict[tuple[Family, str], Path], tmp_path: Path
 ) -> None:
+    import torch
+
     source = folders["llava_next", "a"]
     first = fresh()
     first.load(checkpoint(source))
@@ -405,6 +415,8 @@ def test_interpolated_weights(folders: dict[tuple[Family, str], Path], tmp_path:
 def test_the_ends_of_an_interpolation_are_the_checkpoints_themselves(
     share: float, folders: dict[tuple[Family, str], Path]
 ) -> None:
+    import torch
+
     a, b = (folders["qwen2_5_vl", name] for name in "ab")
     requests, engine, end = asked(), fresh(), fresh()
     found = answers(engine, a, requests, blend=((str(b), share),))
@@ -414,8 +426,13 @@ def test_the_ends_of_an_interpolation_are_the_checkpoints_themselves(
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_blended_is_exact_where_it_must_be(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("name", ["float32", "bfloat16", "float16"])
+def test_blended_is_exact_where_it_must_be(name: str) -> None:
+    import torch
+
+    from harness.engines.blending import blended
+
+    dtype = getattr(torch, name)
     draw = torch.Generator().manual_seed(0)
     # Magnitudes so far apart that w + (o - w) is not o.
     w = (torch.randn(5000, generator=draw) * 1e3).to(dtype)
@@ -429,6 +446,7 @@ def test_blended_is_exact_where_it_must_be(dtype: torch.dtype) -> None:
 
 
 def test_a_peft_adapter_is_merged(folders: dict[tuple[Family, str], Path], tmp_path: Path) -> None:
+    import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForImageTextToText
 
@@ -473,6 +491,9 @@ def test_generation_config_of_a_checkpoint_cannot_bend_greedy_decoding(
 
 
 def test_batches_respect_both_limits_and_decoding() -> None:
+    import torch
+
+    from harness.engines.batching import Job, batches
     from harness.engines.inputs import Row
 
     def job(name: str, length: int, tokens: int = 4) -> Job:

@@ -18,13 +18,24 @@ from typing import Any
 
 import pytest
 from crew import CrewEngine, crew, raising, say
+from crew_study import (
+    N_ANSWERS,
+    N_CELLS,
+    alive,
+    computed,
+    drive,
+    files_of,
+    make_plan,
+    store,
+    whole,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from replay import ReplayEngine
 from test_run import make_plan as paper_plan
 
 from harness.errors import DataError, UserError
-from harness.executors import Driver, Workers, devices, owed_cells
+from harness.executors import Workers, devices, owed_cells
 from harness.executors.local import LocalExecutor
 from harness.executors.messages import Died, Event, Job, Said, Setup, TaskRequests, Up
 from harness.executors.worker import Worker
@@ -35,41 +46,7 @@ from harness.schedule import Costs
 from harness.store import Store
 from harness.types import Checkpoint, Request
 
-N_CELLS, N_ANSWERS = 6, 1200
-
-
-def make_plan(store: Store, folder: Path, n_checkpoints: int = 3, **more: Any) -> Plan:
-    """The plan of test_run.py with folders that are there."""
-    plan = paper_plan(store, n_checkpoints, **more)
-    for name in ("0", "1", "2", "3", "4"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-
-    def there(checkpoint: Checkpoint) -> Checkpoint:
-        path = str(folder / Path(checkpoint.path).name)
-        return Checkpoint(path, checkpoint.fingerprint, str(folder / "0"))
-
-    cells = [type(c)(c.task, there(c.checkpoint), c.signature, c.n, c.owed) for c in plan.cells]
-    stages = [(stage, there(c)) for stage, c in plan.stages if c]
-    return Plan(plan.benchmarks, stages, cells)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "results" / "study")
-
-
-@pytest.fixture
-def whole(tmp_path: Path) -> dict[str, bytes]:
-    """What one engine leaves."""
-    store = Store(tmp_path / "whole" / "study")
-    sweep(make_plan(store, tmp_path / "ckpt"), store, "fixed", lambda: ReplayEngine(say), Quiet())
-    return files_of(store)
-
-
-def files_of(store: Store) -> dict[str, bytes]:
-    found = [f for f in sorted(store.folder.rglob("*")) if f.is_file() and f.parent.name != "logs"]
-    return {str(f.relative_to(store.folder)): f.read_bytes() for f in found}
-
+__all__ = ["store", "whole"]
 
 # --- The driver, with workers in this process ----------------------------------------------------
 
@@ -123,10 +100,6 @@ class InMemory:
 
     def close(self) -> None:
         self.closed = True
-
-
-def drive(plan: Plan, store: Store, executor: Any, costs: Costs | None = None, watch=None):
-    return Driver(plan, store, "fixed", executor, watch or Quiet(), costs or Costs()).run()
 
 
 SWEEPS = {
@@ -389,10 +362,6 @@ def local(folder: Path, n: int = 2, wait: float = 0.0, make: Any = None) -> Loca
     return LocalExecutor(Setup(make or crew(folder, wait), CrewEngine.identity), [{}] * n)
 
 
-def computed(folder: Path) -> list[str]:
-    return (folder / "computed").read_text().splitlines()
-
-
 def test_processes_leave_the_store_of_one_engine(store: Store, tmp_path: Path, whole):
     outcome = drive(make_plan(store, tmp_path / "ckpt"), store, local(tmp_path))
     assert (outcome.n_answered, outcome.n_sealed, outcome.failures) == (N_ANSWERS, N_CELLS, [])
@@ -483,13 +452,6 @@ def test_a_stop_keeps_what_arrived_and_leaves_no_process(store, tmp_path, whole,
     assert outcome.n_answered == len(computed(tmp_path)) < N_ANSWERS
     assert drive(make_plan(store, tmp_path / "ckpt"), store, local(tmp_path)).failures == []
     assert len(computed(tmp_path)) == N_ANSWERS and files_of(store) == whole
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 KILLED = """

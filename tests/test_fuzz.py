@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -101,42 +103,45 @@ def test_noise_is_no_manifest(tmp_path: Path, noise: bytes):
     assert refused(read_manifest, tmp_path / "m.yaml")
 
 
+@contextmanager
+def a_copy(scored: Path) -> Iterator[Path]:
+    """The scored study in a folder of its own, for one example."""
+    folder = scored / uuid.uuid4().hex
+    shutil.copytree(scored / "results" / "faults", folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
 @wild
 @given(data=st.data())
 def test_harmed_cells_samples_and_journals(scored: Path, data: st.DataObject):
-    folder = scored / uuid.uuid4().hex
-    shutil.copytree(scored / "results" / "faults", folder)
-    files = sorted(f for f in folder.rglob("*.parquet"))
-    file = data.draw(st.sampled_from(files))
-    before = file.read_bytes()
-    if data.draw(st.booleans()):
-        file = file.with_suffix(".jsonl")
-    file.write_bytes(data.draw(harmed(before)))
-    try:
+    with a_copy(scored) as folder:
+        files = sorted(f for f in folder.rglob("*.parquet"))
+        file = data.draw(st.sampled_from(files))
+        before = file.read_bytes()
+        if data.draw(st.booleans()):
+            file = file.with_suffix(".jsonl")
+        file.write_bytes(data.draw(harmed(before)))
         refused(read_scores, folder)
         refused(integrity.check, folder)
-    finally:
-        shutil.rmtree(folder)
 
 
 @wild
 @given(data=st.data())
 def test_harmed_records(scored: Path, data: st.DataObject):
-    folder = scored / uuid.uuid4().hex
-    shutil.copytree(scored / "results" / "faults", folder)
-    file = folder / "study.json"
-    if data.draw(st.booleans()):
-        file.write_bytes(data.draw(harmed(file.read_bytes())))
-    else:
-        record = json.loads(file.read_text())
-        record[data.draw(st.sampled_from(sorted(record)))] = data.draw(JSON)
-        file.write_text(json.dumps(record))
-    try:
+    with a_copy(scored) as folder:
+        file = folder / "study.json"
+        if data.draw(st.booleans()):
+            file.write_bytes(data.draw(harmed(file.read_bytes())))
+        else:
+            record = json.loads(file.read_text())
+            record[data.draw(st.sampled_from(sorted(record)))] = data.draw(JSON)
+            file.write_text(json.dumps(record))
         refused(read_json, file)
         refused(read_scores, folder)
         refused(integrity.check, folder)
-    finally:
-        shutil.rmtree(folder)
 
 
 @wild

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from test_study import engine, place, score, write_checkpoint  # noqa: F401  (fixtures)
+from replay import write_checkpoint
+from test_study import engine, place, score  # noqa: F401  (fixtures)
 from typer.testing import CliRunner
 
 from harness import integrity

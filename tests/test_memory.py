@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faults import write_checkpoint
 from PIL import Image
+from replay import write_checkpoint
 
 N_SAMPLES = 60_000
 N_PICTURES = 40

@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+import harness.micro
+from harness.micro import skills
 
-from harness.micro import skills  # noqa: E402  # after the optional imports
-from harness.micro.model import IMAGE_TOKENS, build_model, build_processor  # noqa: E402
-from harness.micro.packing import IGNORED, Packer, answers  # noqa: E402
-from harness.micro.pretrain import Cycle, PretrainRecipe, pretrain, rate  # noqa: E402
-from harness.micro.study import BASE_FOLDER  # noqa: E402
-
+BASE_FOLDER = Path(harness.micro.__file__).parent / "base"
 ALL = (*skills.HELD_OUT, *skills.TARGETS)
 
 
 @pytest.fixture(scope="module")
 def processor() -> Any:
+    transformers = pytest.importorskip("transformers")
     return transformers.AutoProcessor.from_pretrained(BASE_FOLDER)
 
 
 @pytest.fixture(scope="module")
 def model() -> Any:
+    transformers = pytest.importorskip("transformers")
     return transformers.AutoModelForImageTextToText.from_pretrained(BASE_FOLDER).eval()
 
 
@@ -39,6 +37,8 @@ def encode(processor: Any, picture: skills.Picture, question: skills.Question) -
 
 
 def test_shipped_processor_is_the_one_that_code_builds(processor: Any) -> None:
+    from harness.micro.model import build_processor
+
     built = build_processor()
     assert processor.tokenizer.get_vocab() == built.tokenizer.get_vocab()
     assert processor.chat_template == built.chat_template
@@ -48,6 +48,8 @@ def test_shipped_processor_is_the_one_that_code_builds(processor: Any) -> None:
 
 
 def test_shipped_base_has_the_architecture_that_code_builds(model: Any) -> None:
+    from harness.micro.model import build_model, build_processor
+
     built = build_model(build_processor(), seed=0)
     shapes = {name: p.shape for name, p in model.named_parameters()}
     assert shapes == {name: p.shape for name, p in built.named_parameters()}
@@ -56,6 +58,8 @@ def test_shipped_base_has_the_architecture_that_code_builds(model: Any) -> None:
 
 
 def test_every_picture_becomes_nine_tokens(processor: Any) -> None:
+    from harness.micro.model import IMAGE_TOKENS
+
     picture = skills.ask("color", np.random.default_rng(0))
     for side in ((48, 48), (640, 480), (30, 200)):
         resized = skills.Picture(picture.image.resize(side), picture.questions)
@@ -64,6 +68,10 @@ def test_every_picture_becomes_nine_tokens(processor: Any) -> None:
 
 
 def test_packed_rows_give_the_logits_of_single_questions(model: Any, processor: Any) -> None:
+    import torch
+
+    from harness.micro.packing import Packer, answers
+
     rng = np.random.default_rng(5)
     pictures = [skills.scene(rng) for _ in range(2)] + [skills.ask(s, rng) for s in ALL[5:]]
     with torch.inference_mode():
@@ -77,6 +85,10 @@ def test_packed_rows_give_the_logits_of_single_questions(model: Any, processor: 
 
 
 def test_training_samples_are_prompt_and_answer(processor: Any) -> None:
+    import torch
+
+    from harness.micro.packing import IGNORED, Packer
+
     rng = np.random.default_rng(6)
     picture = skills.ask("count", rng)
     (sample,) = Packer(processor).samples([picture])
@@ -93,6 +105,10 @@ def test_training_samples_are_prompt_and_answer(processor: Any) -> None:
 
 def test_shipped_base_knows_the_held_out_skills(model: Any, processor: Any) -> None:
     """Well above chance on every held-out skill: else there is nothing to forget."""
+    import torch
+
+    from harness.micro.packing import Packer, answers
+
     floors = {"color": 0.8, "shape": 0.8, "presence": 0.75, "choice": 0.7, "size": 0.85}
     packer = Packer(processor)
     for skill, floor in (floors | {"digit": 0.6}).items():
@@ -114,6 +130,9 @@ def test_the_base_ends_its_answers(model: Any, processor: Any) -> None:
 
 
 def test_pretraining_is_a_function_of_its_recipe() -> None:
+    pytest.importorskip("torch")
+    from harness.micro.pretrain import Cycle, PretrainRecipe, pretrain
+
     few: dict[str, int] = {"scenes": 2, "singles": 2}
     recipe = PretrainRecipe(cycles=(Cycle(2, 1e-3, easy_steps=1), Cycle(1, 1e-3)), **few)
     losses: list[tuple[int, float]] = []
@@ -128,6 +147,9 @@ def test_pretraining_is_a_function_of_its_recipe() -> None:
 
 
 def test_learning_rate_rises_then_falls_to_nothing() -> None:
+    pytest.importorskip("torch")
+    from harness.micro.pretrain import rate
+
     rates = [rate(100, 0.05, step) for step in range(100)]
     assert rates[4] == max(rates) == 1.0
     assert rates[:5] == sorted(rates[:5])

@@ -9,12 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from tiny_models import make_checkpoint, noise_image
 
 from harness.engines import create
-from harness.engines.hf import HFEngine
-from harness.engines.positions import ClassIndex, kl, read_positions
 from harness.errors import UserError
 from harness.token_classes import read_tokenizer, token_classes
 from harness.types import Checkpoint, Decoding, Prediction, Probe, Reading, Request
@@ -62,6 +59,7 @@ def readings(predictions: Iterator[Prediction]) -> dict[str, Reading]:
 def full_logs(folder: Path, answers: dict[str, Reading]) -> dict[str, Any]:
     """(positions, vocabulary) log-probabilities in float64, from one plain forward over prompt and
     answer, each request alone."""
+    import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
@@ -150,6 +148,8 @@ def test_forced_answers_of_several_lengths_do_not_disturb_each_other(folders: tu
 
 
 def test_a_forced_answer_goes_on_past_what_this_checkpoint_ends_with(folders: tuple[Path, Path]):
+    from harness.engines.hf import HFEngine
+
     engine = create("hf", {"batch_size": 8})
     base, other = probe_both(engine, folders)
     name, first = next((n, r) for n, r in base.items() if len(set(r.tokens)) > 2)
@@ -219,6 +219,10 @@ def test_where_vllm_cannot_be_probed_it_says_so(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_small_vocabulary_leaves_one_token_for_the_rest():
+    import torch
+
+    from harness.engines.positions import ClassIndex, read_positions
+
     scores = torch.tensor([[0.0, 1.0, 2.0]])
     (found,) = read_positions(scores, [Probe(top_k=64)], [0], ClassIndex({}))
     assert found["ids"] == [2, 1] and found["top1"] == 2
@@ -226,12 +230,18 @@ def test_a_small_vocabulary_leaves_one_token_for_the_rest():
 
 
 def test_another_vocabulary_is_refused():
+    import torch
+
+    from harness.engines.positions import ClassIndex, read_positions
+
     probe = Probe((1,), ((1, 7),), ((-1.0, -1.0, -1.0),))
     with pytest.raises(ValueError, match="not in this model's vocabulary"):
         read_positions(torch.zeros((1, 4)), [probe], [0], ClassIndex({}))
 
 
 def test_kl_by_hand():
+    from harness.engines.positions import kl
+
     half, most = [np.log(0.5), np.log(0.5)], [np.log(0.9), np.log(0.1)]
     forward, reverse = kl(half, most)
     assert forward == pytest.approx(0.5 * np.log(0.5 / 0.9) + 0.5 * np.log(0.5 / 0.1), abs=1e-6)

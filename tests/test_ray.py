@@ -13,34 +13,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from crew import CrewEngine, crew, say
-from replay import ReplayEngine
-from test_executors import N_ANSWERS, N_CELLS, alive, computed, drive, files_of, make_plan
+from crew import CrewEngine, crew
+from crew_study import (
+    N_ANSWERS,
+    N_CELLS,
+    alive,
+    computed,
+    drive,
+    files_of,
+    make_plan,
+    store,
+    whole,
+)
 
 from harness.errors import UserError
 from harness.executors import ray_cluster
 from harness.executors.messages import Setup
 from harness.executors.ray_cluster import Cluster, RayExecutor
-from harness.report.live import Quiet
-from harness.run import sweep
-from harness.store import Store
+
+__all__ = ["store", "whole"]
 
 
 def of_ray(folder: Path, n: int = 2, wait: float = 0.0, address: str | None = None) -> RayExecutor:
     setup = Setup(crew(folder, wait), CrewEngine.identity)
     return RayExecutor(setup, Cluster(address, n), "hf", {"device": "cpu"})
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "results" / "study")
-
-
-@pytest.fixture
-def whole(tmp_path: Path) -> dict[str, bytes]:
-    store = Store(tmp_path / "whole" / "study")
-    sweep(make_plan(store, tmp_path / "ckpt"), store, "fixed", lambda: ReplayEngine(say), Quiet())
-    return files_of(store)
 
 
 def pids(folder: Path) -> list[int]:

@@ -13,12 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from tiny_models import make_checkpoint, noise_image
 from typer.testing import CliRunner
-
-pytest.importorskip("torch")
-
-from test_tune import picture
-from tiny_models import make_checkpoint
 
 from harness.cli import app
 
@@ -38,6 +34,7 @@ COMMANDS = [
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """What the section takes for granted: a model, training rows, and the suite's data."""
+    pytest.importorskip("torch")
     make_checkpoint(tmp_path / "models" / "qwen", "qwen2_5_vl")
     (tmp_path / "suite.yaml").write_text(SUITE, encoding="utf-8")
     suite = yaml.safe_load(SUITE)["suite"]
@@ -49,7 +46,7 @@ def place(tmp_path: Path) -> Path:
     for number, name in enumerate(suite["targets"]):
         rows = [
             {
-                "image": {"bytes": picture(100 * number + i, 40, 56).data, "path": f"{i}.png"},
+                "image": {"bytes": noise_image(100 * number + i, 40, 56).data, "path": f"{i}.png"},
                 "question": f"{name}, picture {i}?",
                 "answer": str(i % 3),
             }

@@ -23,9 +23,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from replay import ReplayEngine
+from replay import ReplayEngine, write_checkpoint
 from report_study import HOSTILE, make_study
-from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 from harness import engines, study
@@ -349,12 +348,7 @@ strategies:
 def native(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A manifest that was scored by a replayed engine: later stages count instead of naming."""
     for number, name in enumerate(("base", "one", "two")):
-        checkpoint = tmp_path / "ckpt" / name
-        checkpoint.mkdir(parents=True)
-        (checkpoint / "config.json").write_text(json.dumps({"model_type": "tiny"}))
-        (checkpoint / "tokenizer.json").write_text("{}")
-        (checkpoint / "processor_config.json").write_text("{}")
-        save_file({"w": np.full(4, number, np.float32)}, checkpoint / "model.safetensors")
+        write_checkpoint(tmp_path / "ckpt" / name, number)
     pictures = []
     for shade in range(10):
         data = io.BytesIO()

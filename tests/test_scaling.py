@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_executors import alive
+from crew_study import alive
 from test_sweep_micro import cells, forgeteval, n_files, place, score, whole
 
 pytestmark = pytest.mark.slow

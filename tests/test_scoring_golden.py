@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from golden_tables import GOLDEN, SHARED, TASK_OF
 
 from harness.scoring import SCORERS
 from harness.scoring.aggregates import Program, aggregate, stderr_clt
 from harness.scoring.lmms_eval import mmbench_options, mmbench_prefetch, strip_reasoning
 from harness.types import Sample, Score
 
-GOLDEN = Path(__file__).parent / "golden"
-TASK_OF = {
-    "textvqa_val": "textvqa",
-    "docvqa_val": "docvqa",
-    "infovqa_val": "infovqa",
-    "scienceqa_img": "scienceqa",
-    "pixmocount": "pixmo_count",
-    "mmmu_val": "mmmu",
-    "vqav2_val": "vqav2",
-    "mmbench_en_dev_static": "mmbench",
-    "countbench_upstream": "countbench",
-}
-# The fork and the release score these alike; only the release cuts out reasoning blocks.
-SHARED = ("ai2d", "chartqa", "docvqa_val", "infovqa_val", "seedbench", "textvqa_val")
 Row = dict[str, Any]
 
 

@@ -59,8 +59,13 @@ def tree(module: str) -> ast.Module:
     return ast.parse(modules()[module].read_text(encoding="utf-8"))
 
 
-def imports(module: str, *, typing_too: bool = True) -> Iterator[tuple[str, int]]:
+@cache
+def imports(module: str, *, typing_too: bool = True) -> tuple[tuple[str, int], ...]:
     """(dotted name, line) of everything imported anywhere in a module."""
+    return tuple(_imports(module, typing_too))
+
+
+def _imports(module: str, typing_too: bool) -> Iterator[tuple[str, int]]:
     skipped = set() if typing_too else set(map(id, _type_checking_nodes(tree(module))))
     for node in ast.walk(tree(module)):
         if id(node) in skipped:

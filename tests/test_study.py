@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import subprocess
 import sys
@@ -13,8 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from replay import ReplayEngine
-from safetensors.numpy import save_file
+from replay import ReplayEngine, write_checkpoint
 
 from harness import engines, study
 from harness.errors import ManifestError, ResultsError, UserError
@@ -45,14 +43,6 @@ def picture(shade: int) -> dict[str, object]:
     data = io.BytesIO()
     Image.new("RGB", (8, 8), (shade, 0, 0)).save(data, "PNG")
     return {"bytes": data.getvalue(), "path": None}
-
-
-def write_checkpoint(folder: Path, number: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({"model_type": "tiny"}))
-    (folder / "tokenizer.json").write_text("{}")
-    (folder / "processor_config.json").write_text("{}")
-    save_file({"w": np.full(4, number, np.float32)}, folder / "model.safetensors")
 
 
 @pytest.fixture

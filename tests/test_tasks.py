@@ -11,6 +11,7 @@ from pathlib import Path
 import make_fixtures
 import pytest
 import yaml
+from golden_tables import TASK_OF
 
 from harness import contract, registry, sources
 from harness.prompts import as_text, request_parts
@@ -20,16 +21,6 @@ from harness.types import Sample, Task
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "fixtures" / "data"
 PROMPTS = Path(__file__).parent / "golden" / "prompts"
-TASK_OF_FILE = {
-    "textvqa_val": "textvqa",
-    "docvqa_val": "docvqa",
-    "infovqa_val": "infovqa",
-    "scienceqa_img": "scienceqa",
-    "pixmocount": "pixmo_count",
-    "mmmu_val": "mmmu",
-    "vqav2_val": "vqav2",
-    "mmbench_en_dev_static": "mmbench",
-}
 # What the programs send: `default` (lmms-eval 0.7.3), `as_released` (LMM_CL); `intended` is what
 # LMM_CL's functions give when they get their settings as they were meant to.
 PROFILE_OF_MODE = {"default": "fixed", "intended": "fixed", "as_released": "lmm_cl"}
@@ -69,7 +60,7 @@ def golden_prompts() -> list[tuple[str, dict]]:
     for file in sorted(PROMPTS.glob("*.jsonl")):
         if file.stem == "countbench_upstream":  # of no profile: lmms-eval's own wording
             continue
-        name = TASK_OF_FILE.get(file.stem, file.stem)
+        name = TASK_OF.get(file.stem, file.stem)
         rows += [(name, json.loads(line)) for line in file.read_text().splitlines()]
     return rows
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from golden_tables import GOLDEN, SHARED, TASK_OF
 from make_fixtures import picture, write
 from typer.testing import CliRunner, Result
 
@@ -252,29 +253,13 @@ def test_output_goes_nowhere_else(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
 
 
-GOLDEN = Path(__file__).parent / "golden"
-# Their tables hold for both references; only lmms-eval strips reasoning tags.
-IN_BOTH = {"textvqa_val", "ai2d", "chartqa", "docvqa_val", "infovqa_val", "seedbench"}
-TASK_OF_FILE = {
-    "textvqa_val": "textvqa",
-    "docvqa_val": "docvqa",
-    "infovqa_val": "infovqa",
-    "scienceqa_img": "scienceqa",
-    "pixmocount": "pixmo_count",
-    "mmmu_val": "mmmu",
-    "vqav2_val": "vqav2",
-    "mmbench_en_dev_static": "mmbench",
-    "countbench_upstream": "countbench",
-}
-
-
 def golden_tables() -> list[tuple[str, str]]:
     """(file, reference scorer) of every table."""
     pairs = []
     for file in sorted(GOLDEN.glob("[a-z]*.jsonl")):
         first = json.loads(file.read_text().splitlines()[0])
         pairs.append((file.stem, "lmm_cl" if "LMM_CL" in first["reference"] else "lmms_eval"))
-        if file.stem in IN_BOTH:
+        if file.stem in SHARED:
             pairs.append((file.stem, "lmm_cl"))
     return pairs
 
@@ -284,7 +269,7 @@ def test_grade_reproduces_the_reference_programs(stem: str, scorer: str) -> None
     bare = stem.removesuffix("_lmmcl")
     text = (GOLDEN / f"{stem}.jsonl").read_text()
     expected = [json.loads(line) for line in text.splitlines()]
-    graded = row_files.grade(stem, text, TASK_OF_FILE.get(bare, bare), scorer)
+    graded = row_files.grade(stem, text, TASK_OF.get(bare, bare), scorer)
     compared = 0
     for want, line in zip(expected, graded.splitlines(), strict=True):
         score = want["score"]

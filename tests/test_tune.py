@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import math
 import socket
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-from PIL import Image as PILImage
 
 torch = pytest.importorskip("torch")
 
-from tiny_models import FAMILIES, make_checkpoint  # noqa: E402
+from tiny_models import FAMILIES, MemoryImage, make_checkpoint, noise_image  # noqa: E402
 
 from harness import audit, components  # noqa: E402
 from harness.differences import difference  # noqa: E402
 from harness.engines.inputs import Inputs  # noqa: E402
 from harness.engines.prompts import Prompter  # noqa: E402
-from harness.errors import DataError, SampleError  # noqa: E402
+from harness.errors import DataError  # noqa: E402
 from harness.tune import cost  # noqa: E402
 from harness.tune.batches import IGNORED, Collator, Counts, Dataset, Encoder, Example  # noqa: E402
 from harness.tune.batches import fingerprint as data_fingerprint  # noqa: E402
@@ -42,36 +38,12 @@ RECIPE = Recipe(learning_rate=1e-3, vision_learning_rate=None, batch_size=4, max
 UNUSED = ("post_layernorm", "encoder.layers.2.")
 
 
-@dataclass(frozen=True)
-class Picture:
-    data: bytes
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.data).hexdigest()
-
-    def read(self) -> bytes:
-        return self.data
-
-    def decode(self) -> PILImage.Image:
-        if not self.data.startswith(b"\x89PNG"):
-            raise SampleError("not a picture")
-        return PILImage.open(io.BytesIO(self.data)).convert("RGB")
-
-
-def picture(seed: int, width: int = 48, height: int = 48) -> Picture:
-    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
-    sink = io.BytesIO()
-    PILImage.fromarray(pixels).save(sink, "PNG")
-    return Picture(sink.getvalue())
-
-
-def example(image: Picture, answer: str = "3") -> Example:
+def example(image: MemoryImage, answer: str = "3") -> Example:
     return Example(Request("0", (0, "How many?"), (image,), Decoding()), answer)
 
 
 SIZES = ((48, 48), (100, 37), (20, 90), (64, 64))
-EXAMPLES = [example(picture(i, *SIZES[i % 4]), str(i % 5)) for i in range(8)]
+EXAMPLES = [example(noise_image(i, *SIZES[i % 4]), str(i % 5)) for i in range(8)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -247,18 +219,18 @@ def encoder(folder: Path) -> Encoder:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_loss_is_on_the_answer_and_its_end(bases, family):
     encode = encoder(bases(family))
-    item = encode(example(picture(0), "about 12"))
+    item = encode(example(noise_image(0), "about 12"))
     tokenizer = encode._inputs.prompter.tokenizer
     learned = item["labels"] != IGNORED
     assert tokenizer.decode(item["labels"][learned]).strip() == f"about 12{tokenizer.eos_token}"
     assert (item["labels"][learned] == item["input_ids"][learned]).all()
     # What stands before is exactly what the engine asks.
-    asked = encode._inputs.row(example(picture(0)).request, lambda _: True)
+    asked = encode._inputs.row(example(noise_image(0)).request, lambda _: True)
     assert (item["input_ids"][~learned] == asked.tokens["input_ids"]).all()
 
 
 def test_unreadable_pictures_give_way(bases):
-    broken = example(Picture(b"GIF"))
+    broken = example(MemoryImage(b"GIF"))
     data = Dataset([broken, EXAMPLES[0]], encoder(bases("qwen2_5_vl")))
     assert (data[0]["input_ids"] == data[1]["input_ids"]).all()
     assert data.counts.skipped == 1

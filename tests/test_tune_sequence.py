@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from PIL import Image
 from typer.testing import CliRunner
 
 pytest.importorskip("torch")
 
-from tiny_models import make_checkpoint
+from tiny_models import make_checkpoint, noise_image
 
 from harness.cli import app
 from harness.errors import CheckpointError, DataError
@@ -29,20 +26,13 @@ pytestmark = pytest.mark.slow
 SKILLS = ("colour", "count")
 
 
-def png(seed: int) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 255, (40, 56, 3), dtype=np.uint8)
-    sink = io.BytesIO()
-    Image.fromarray(pixels).save(sink, "PNG")
-    return sink.getvalue()
-
-
 def rows(skill: str, count: int, seed: int) -> pa.Table:
     answers = {"colour": ("red", "blue"), "count": ("2", "3")}[skill]
     return pa.Table.from_pylist(
         [
             {
                 "id": f"{skill}{seed}-{i}",
-                "image": {"bytes": png(seed + i), "path": f"{i}.png"},
+                "image": {"bytes": noise_image(seed + i, 56, 40).data, "path": f"{i}.png"},
                 "question": f"Which {skill}?",
                 "answer": answers[i % 2],
             }
