@@ -32,7 +32,7 @@ WITH_TORCH = (
 LONGEST = (
     "test_sweep_micro.py", "test_scaling.py", "test_report_browser.py", "test_engine_vllm.py",
     "test_lm_eval_tasks.py", "test_memory.py", "test_probe_study.py", "test_tune.py",
-    "test_executors.py", "test_micro_cli.py", "test_export.py",
+    "test_executors.py", "test_printed_commands.py", "test_micro_cli.py", "test_export.py",
 )  # fmt: skip
 
 

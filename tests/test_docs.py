@@ -18,12 +18,11 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from printed import DOCS, FENCE, ROOT, blocks, commands
 
-ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
+README = ROOT / "README.md"
 PAGES = sorted(DOCS.glob("*.md"))
 SCHEMA = json.loads((ROOT / "schema" / "checkpoints.schema.json").read_text(encoding="utf-8"))
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.S | re.M)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +80,7 @@ def _anchors(file: Path) -> set[str]:
     return {re.sub(r"[ ]", "-", head.strip()) for head in plain}
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=str)
+@pytest.mark.parametrize("page", [*PAGES, README, ROOT / "CONTRIBUTING.md"], ids=str)
 def test_links_lead_somewhere(page: Path) -> None:
     text = re.sub(r"`[^`\n]*`", "", FENCE.sub("", page.read_text(encoding="utf-8")))
     broken = []
@@ -131,21 +130,11 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
 # Commands and YAML shown -------------------------------------------------------------------------
 
 
-def _commands(page: Path) -> Iterator[str]:
-    """Every `forgeteval ...` line in the page's code blocks, continuation lines joined."""
-    for kind, body in FENCE.findall(page.read_text(encoding="utf-8")):
-        if kind in ("yaml", "python", "json"):
-            continue
-        for line in body.replace("\\\n", " ").splitlines():
-            if line.strip().startswith("forgeteval "):
-                yield line.split(" #")[0].strip()
-
-
 SHOWN = [
     pytest.param(command, id=f"{page.stem}: {command[:70]}")
-    for page in [*PAGES, ROOT / "README.md"]
+    for page in [*PAGES, README]
     if page.name != "cli.md"
-    for command in _commands(page)
+    for command in commands(page)
 ]
 
 
@@ -202,10 +191,10 @@ def test_the_schema_takes_the_committed_manifest_and_refuses_a_typo() -> None:
         jsonschema.validate(manifest | {"study": "../x"}, SCHEMA)
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, README], ids=lambda page: page.name)
 def test_manifests_in_the_docs_fit_the_schema(page: Path) -> None:
     jsonschema = pytest.importorskip("jsonschema")
-    for kind, body in FENCE.findall(page.read_text(encoding="utf-8")):
+    for kind, body in blocks(page):
         shown = yaml.safe_load(body) if kind == "yaml" else None
         if isinstance(shown, dict) and {"study", "suite"} <= shown.keys():
             jsonschema.validate(shown, SCHEMA)
@@ -223,7 +212,7 @@ def test_the_policy_shown_is_a_policy() -> None:
 
     shown = [
         yaml.safe_load(body)
-        for kind, body in FENCE.findall((DOCS / "ci.md").read_text(encoding="utf-8"))
+        for kind, body in blocks(DOCS / "ci.md")
         if kind == "yaml" and "margins:" in body
     ]
     assert [Policy.model_validate(policy).margin_of("docvqa") for policy in shown] == [0.5]

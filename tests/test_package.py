@@ -14,11 +14,11 @@ from email.parser import HeaderParser
 from pathlib import Path
 
 import pytest
+from printed import ROOT, commands
 
 import harness
 
 BIN = Path(sys.executable).parent
-ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # What pip may not carry: environments, caches, what was made here, other people's data.
 FOREIGN = re.compile(
@@ -109,11 +109,8 @@ def test_the_wheel_alone_runs_what_the_readme_says_of_ci(built: Path, tmp_path: 
         if done.returncode and re.search("dns error|network|offline|connect", done.stderr):
             pytest.skip("needs a registry")
         assert done.returncode == 0, done.stderr
-    section = (
-        (ROOT / "README.md").read_text(encoding="utf-8").split("## In CI")[1].split("\n## ")[0]
-    )
-    block = re.search(r"```\n(.*?)```", section, re.S)
-    assert block is not None
+    shown = commands(ROOT / "README.md", "In CI")
+    assert shown
     (tmp_path / "scores.jsonl").write_text(_graded_answers(), encoding="utf-8")
     more = "forgeteval compare nightly --json\nforgeteval report nightly\nforgeteval leaderboard nightly"
     environment = {
@@ -121,7 +118,7 @@ def test_the_wheel_alone_runs_what_the_readme_says_of_ci(built: Path, tmp_path: 
         "HOME": str(tmp_path),
         "LANG": "C.UTF-8",
     }
-    for line in [*block[1].splitlines(), *more.splitlines()]:
+    for line in [*shown, *more.splitlines()]:
         done = subprocess.run(
             ["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True
         )
