@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 # A private uv is on the path of everything, so that tests that build packages find it.
 export PATH := $(CURDIR)/.uv/bin:$(PATH)
+# Tests start many processes: what Python compiled once is kept, also where a machine forbids that.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test unit lint lock results docs picture readme clean help
 

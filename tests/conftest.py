@@ -26,7 +26,7 @@ HEAVY = {"torch", "transformers", "vllm", "ray", "lm_eval", "datasets", "sklearn
 # the seconds that torch and transformers take to import.
 WITH_TORCH = (
     "test_engine_hf.py", "test_probe_engines.py", "test_components_models.py", "test_convert.py",
-    "test_micro_model.py", "test_micro_cli.py", "test_drift_mass.py", "test_export.py",
+    "test_micro_model.py", "test_micro_cli.py", "test_drift_mass.py", "test_export.py", "test_audit.py",
 )  # fmt: skip
 # The longest of the whole suite start first, so that none is what everybody waits for in the end.
 LONGEST = (

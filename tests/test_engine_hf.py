@@ -6,7 +6,8 @@ import inspect
 import json
 import random
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from harness.engines.batching import Job
     from harness.engines.hf import HFEngine
 
+Alone = Callable[..., dict[str, Prediction]]
 SIZES = [(7, 5), (48, 48), (100, 60), (60, 100), (150, 20)]
 QUESTIONS = ["What is it?", "Which of the many colours does this have", "n"]
 
@@ -99,9 +101,20 @@ def fresh(**options: Any) -> HFEngine:
     return engine
 
 
+@pytest.fixture(scope="module")
+def alone(folders: dict[tuple[Family, str], Path]) -> Alone:
+    """What an engine that serves one checkpoint and nothing else answers to `asked`."""
+
+    @cache
+    def of(family: Family, name: str, tokens: int = 4) -> dict[str, Prediction]:
+        return answers(fresh(), folders[family, name], asked(tokens))
+
+    return of
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_swapped_in_place_answers_like_a_fresh_process(
-    family: Family, folders: dict[tuple[Family, str], Path]
+    family: Family, folders: dict[tuple[Family, str], Path], alone: Alone
 ) -> None:
     requests = asked()
     swept = fresh()
@@ -112,7 +125,7 @@ def test_swapped_in_place_answers_like_a_fresh_process(
     assert again == first
     assert all(p.status == "ok" for p in first.values())
     for name, found in swapped.items():
-        assert found == answers(fresh(), folders[family, name], requests)
+        assert found == alone(family, name)
         assert found != first
 
 
@@ -142,21 +155,23 @@ def test_second_checkpoint_pays_no_preprocessing_and_no_vision_tower(
         assert engine.counts == {**paid, "encoded": 2 * len(SIZES)}
 
 
-def test_nothing_kept_gives_the_same_answers(folders: dict[tuple[Family, str], Path]) -> None:
-    folder, requests = folders["llava_onevision", "a"], asked(2)
+def test_nothing_kept_gives_the_same_answers(
+    folders: dict[tuple[Family, str], Path], alone: Alone
+) -> None:
     poor = fresh(inputs_gb=0, features_gb=0)
-    assert answers(poor, folder, requests) == answers(fresh(), folder, requests)
+    found = answers(poor, folders["llava_onevision", "a"], asked(2))
+    assert found == alone("llava_onevision", "a", 2)
     assert poor.counts["preprocessed"] > len(SIZES)
 
 
 def test_an_architecture_whose_features_cannot_be_told_apart_gets_pixels(
-    folders: dict[tuple[Family, str], Path], monkeypatch: pytest.MonkeyPatch
+    folders: dict[tuple[Family, str], Path], alone: Alone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
     from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
 
-    folder, requests = folders["llava_next", "a"], asked(3)
-    expected = answers(fresh(), folder, requests)
+    folder, requests = folders["llava_next", "a"], asked(2)
+    expected = alone("llava_next", "a", 2)
     real = LlavaNextModel.get_image_features
 
     def joined(self: Any, *args: Any, **options: Any) -> Any:
@@ -228,12 +243,12 @@ def test_scores_that_are_not_numbers_fail(
 
 
 def test_out_of_memory_halves_the_batch_and_keeps_the_work(
-    folders: dict[tuple[Family, str], Path], monkeypatch: pytest.MonkeyPatch
+    folders: dict[tuple[Family, str], Path], alone: Alone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
 
     requests = asked(2)
-    expected = answers(fresh(), folders["qwen2_5_vl", "a"], requests)
+    expected = alone("qwen2_5_vl", "a", 2)
     engine = fresh()
     engine.load(checkpoint(folders["qwen2_5_vl", "a"]))
     real, sizes = engine._generate_batch, []
@@ -384,12 +399,13 @@ def test_tied_embeddings_and_both_key_layouts(tmp_path: Path) -> None:
 
 
 def test_another_architecture_starts_a_second_model(
-    folders: dict[tuple[Family, str], Path],
+    folders: dict[tuple[Family, str], Path], alone: Alone
 ) -> None:
     engine, requests = fresh(), asked(2)[:3]
     for family in FAMILIES:
-        expected = answers(fresh(), folders[family, "a"], requests)
-        assert answers(engine, folders[family, "a"], requests) == expected
+        expected = alone(family, "a", 2)
+        found = answers(engine, folders[family, "a"], requests)
+        assert found == {name: expected[name] for name in found}
     assert engine.counts["starts"] == len(FAMILIES)
 
 
