@@ -40,11 +40,14 @@ def is_quick(config: pytest.Config) -> bool:
     return bool(config.option.markexpr == QUICK)
 
 
+def is_wholly_slow(file: Path) -> bool:
+    is_test = re.fullmatch(r"test_\w+\.py", file.name)
+    return bool(is_test and WHOLLY_SLOW.search(file.read_text(encoding="utf-8")))
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """The quick run would import a module of slow tests only to choose none of them."""
-    if not is_quick(config) or not re.fullmatch(r"test_\w+\.py", collection_path.name):
-        return None
-    return bool(WHOLLY_SLOW.search(collection_path.read_text(encoding="utf-8"))) or None
+    return (is_quick(config) and is_wholly_slow(collection_path)) or None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -53,7 +56,7 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Iterator[None]:
     before = HEAVY & sys.modules.keys()
     report: Any = yield
     come = sorted(HEAVY & sys.modules.keys() - before)
-    if come and is_quick(collector.config):
+    if come and is_quick(collector.config) and not is_wholly_slow(collector.path):
         report.outcome = "failed"
         report.longrepr = f"{collector.nodeid}: imports {', '.join(come)} at its head"
     return report
