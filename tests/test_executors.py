@@ -458,12 +458,12 @@ KILLED = """
 import sys
 from pathlib import Path
 sys.path[:0] = {path!r}
-import test_executors as t
+from crew_study import drive, make_plan
 from harness.store import Store
+from test_executors import local
 folder = Path(sys.argv[1])
 store = Store(folder / "results" / "study")
-executor = t.local(folder, wait=0.005)
-t.drive(t.make_plan(store, folder / "ckpt"), store, executor)
+drive(make_plan(store, folder / "ckpt"), store, local(folder, wait=0.005))
 """
 
 

@@ -70,11 +70,12 @@ DRIVER = """
 import sys
 from pathlib import Path
 sys.path[:0] = {path!r}
-import test_ray as t
+from crew_study import drive, make_plan
+from harness.store import Store
+from test_ray import of_ray
 folder = Path(sys.argv[1])
-store = t.Store(folder / "results" / "study")
-executor = t.of_ray(folder, wait=0.01)
-t.drive(t.make_plan(store, folder / "ckpt"), store, executor)
+store = Store(folder / "results" / "study")
+drive(make_plan(store, folder / "ckpt"), store, of_ray(folder, wait=0.01))
 """
 
 
