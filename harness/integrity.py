@@ -52,17 +52,17 @@ def removable(findings: list[Finding]) -> list[Finding]:
 def _cells(store: Store, record: dict[str, Any]) -> Iterator[Finding]:
     sizes = {row["name"]: row["n"] for row in record["benchmarks"]}
     wanted = {(t, c) for stage in record["stages"] for t, c in stage["cells"].items()}
-    beside = {
+    diagnostics = {
         (task, cell)
         for stage in record["stages"]
-        for cells in stage.get("beside", {}).values()
+        for cells in stage.get("diagnostics", {}).values()
         for task, cell in cells.items()
     }
-    for task, cell in sorted(wanted | beside):
+    for task, cell in sorted(wanted | diagnostics):
         file = store.cell_file(task, cell)
         place = file.relative_to(store.folder)
         if file.is_file():
-            # Cells beside the answers are of a part of the samples.
+            # Diagnostics are of a part of the samples.
             whole = (task, cell) in wanted
             yield _judge(store, place, task, cell, sizes.get(task) if whole else None)
         elif file.with_suffix(".jsonl").is_file():

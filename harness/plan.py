@@ -59,7 +59,7 @@ class Cell:
     again: bool = False
     """The base a second time (`--repeat-base`): what differs is the noise floor."""
     kind: Kind | None = None
-    """What it is beside the answers; None = the answers themselves."""
+    """Which diagnostic it is; None = the answers themselves."""
     follows: str = ""
     """The cell of the same task that must be sealed before this one can be asked; "" = none."""
 
@@ -207,7 +207,7 @@ def study_record(manifest: Manifest, plan: Plan) -> dict[str, Any]:
                     if checkpoint and (checkpoint.fingerprint, name) in cells
                 },
                 **_trust(checkpoint),
-                **_beside(plan, checkpoint),
+                **_diagnostics(plan, checkpoint),
             }
             for stage, checkpoint in plan.stages
         ],
@@ -222,13 +222,13 @@ def _trust(checkpoint: Checkpoint | None) -> dict[str, bool]:
     return {"trust_remote_code": True} if trusted else {}
 
 
-def _beside(plan: Plan, checkpoint: Checkpoint | None) -> dict[str, Any]:
+def _diagnostics(plan: Plan, checkpoint: Checkpoint | None) -> dict[str, Any]:
     """Said only where there are such cells: kind -> task -> cell."""
     found: dict[str, dict[str, str]] = {}
     for cell in plan.cells:
         if checkpoint and cell.kind and cell.checkpoint.fingerprint == checkpoint.fingerprint:
             found.setdefault(cell.kind, {})[cell.task] = cell.id
-    return {"beside": found} if found else {}
+    return {"diagnostics": found} if found else {}
 
 
 def _probe_samples(plan: Plan) -> dict[str, Any]:

@@ -74,8 +74,8 @@ class StageRow(_Part):
     name: Label
     trained_on: Label | None
     cells: dict[BenchmarkName, CellId]
-    beside: dict[Kind, dict[BenchmarkName, CellId]] = {}
-    """Cells beside the answers, by kind and benchmark."""
+    diagnostics: dict[Kind, dict[BenchmarkName, CellId]] = {}
+    """Diagnostic cells, by kind and benchmark."""
 
 
 class CostRow(_Part):
@@ -108,12 +108,21 @@ class Record(_Part):
     probe_samples: dict[Kind, Annotated[int, Field(ge=1)]] = {}
 
 
+def _in_todays_words(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with what older programs called otherwise under its name of today."""
+    stages = record.get("stages")
+    for stage in stages if isinstance(stages, list) else ():
+        if isinstance(stage, dict) and "beside" in stage:
+            stage.setdefault("diagnostics", stage.pop("beside"))
+    return record
+
+
 def read_record(folder: Path) -> dict[str, Any]:
     """`study.json` of a study's folder, checked; of an imported study only kind and schema.
 
     Raises ResultsError: missing, not JSON, of another schema, or not as forgeteval writes it.
     """
-    record = read_json(folder / FILE)
+    record = _in_todays_words(read_json(folder / FILE))
     place = f"{folder.name}/{FILE}"
     schema = record.get("schema")
     if schema != SCHEMA_VERSION:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from harness.beside import requests_beside
+from harness.diagnostics import diagnostic_requests
 from harness.errors import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -286,7 +286,7 @@ class Requests:
             self._built[task] = self._build(self._benchmarks[task])
         if cell.asks not in self._built:
             all_of_task, samples = self._built[task], self._samples[task]
-            self._built[cell.asks] = requests_beside(cell, all_of_task, samples, self._store)
+            self._built[cell.asks] = diagnostic_requests(cell, all_of_task, samples, self._store)
         return self._built[cell.asks]
 
     def _build(self, benchmark: Benchmark) -> list[Request]:

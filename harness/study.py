@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import engines, executors, rates
-from harness.beside import Asked, waves, with_beside
 from harness.checkpoints import is_adapter
+from harness.diagnostics import Asked, waves, with_diagnostics
 from harness.discover import discover
 from harness.engines.options import LIBRARIES
 from harness.errors import DataError, ManifestError, ResultsError
@@ -71,8 +71,8 @@ class Options:
     """For a folder of stages: the checkpoint that was tuned, a folder or a hub id."""
     pattern: str | None = None
     """For a folder of stages: how they are named, see `harness.discover`."""
-    beside: tuple[Kind, ...] = ()
-    """What to score beside the answers, see `harness.beside`."""
+    diagnostics: tuple[Kind, ...] = ()
+    """What to score besides the answers, see `harness.diagnostics`."""
     probe_samples: int | None = None
 
 
@@ -109,15 +109,15 @@ def open_study(target: Path, options: Options) -> OpenStudy:
         verify=options.verify, retry_failed=options.retry_failed, repeat_base=options.repeat_base,
         wanted=wanted,
     )  # fmt: skip
-    if "choices" in options.beside and manifest.suite.scoring == "loglikelihood":
+    if "choices" in options.diagnostics and manifest.suite.scoring == "loglikelihood":
         raise ManifestError(
             "--choices", "suite.scoring is loglikelihood: the answers are the likeliest options"
         )
     asked = Asked(
-        options.beside, options.probe_samples, manifest.suite.seed,
+        options.diagnostics, options.probe_samples, manifest.suite.seed,
         manifest.engine.options.get("token_classes", {}), options.retry_failed,
     )  # fmt: skip
-    return OpenStudy(manifest, folder, store, with_beside(plan, store, asked, wanted))
+    return OpenStudy(manifest, folder, store, with_diagnostics(plan, store, asked, wanted))
 
 
 def score(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Role = Literal["target", "held_out", "probe"]
 Profile = Literal["fixed", "lmm_cl"]
-# Cells beside a checkpoint's answers: `harness.beside` says what each is.
+# Diagnostics of a checkpoint: `harness.diagnostics` says what each is.
 Kind = Literal["forced", "free-running", "choices"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 ScorerName = Literal["strict", "lenient", "lmm_cl", "lmms_eval"]

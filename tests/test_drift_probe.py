@@ -1,4 +1,4 @@
-"""Drift of what was read beside the answers: planted distributions through the whole road."""
+"""Drift of what diagnostics read: planted distributions through the whole road."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.analysis.scores import BenchmarkScores, StudyScores
 from harness.analysis.shifts import Form, WrongKind
 from harness.cli.drift import correlation_sentence, notes_of
 from harness.report.live import Quiet
-from harness.scoring.beside import likeliest
+from harness.scoring.diagnostics import likeliest
 from harness.scoring.study import read_scores
 from harness.study import Options
 from harness.types import Prediction, Reading, Request, StageKey
@@ -93,8 +93,8 @@ def planted(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Expla
         text = (MANIFEST % (*order, *order)).replace("planted", name)
         text = text.replace("suite:", "suite:\n  limit: 80")
         (place / f"{name}.yaml").write_text(text)
-        beside = ("forced", "free-running", "choices")
-        options = Options(place / "results", beside=beside, probe_samples=40)
+        diagnostics = ("forced", "free-running", "choices")
+        options = Options(place / "results", diagnostics=diagnostics, probe_samples=40)
         opened = study.open_study(place / f"{name}.yaml", options)
         outcome = study.score(opened, Quiet())
         assert outcome.exit_code == 0, outcome.failures

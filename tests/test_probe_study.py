@@ -19,8 +19,8 @@ from test_sweep_micro import shaken
 from typer.testing import CliRunner
 
 from harness import integrity, study
-from harness.beside import waves
 from harness.cli import app
+from harness.diagnostics import waves
 from harness.errors import ManifestError
 from harness.executors import Workers
 from harness.report.live import Quiet
@@ -39,7 +39,7 @@ N = 16
 def short_free_answers() -> Iterator[None]:
     """Shaken models never end an answer: 256 tokens of each are minutes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.beside.FREE_TOKENS", 10)
+        patch.setattr("harness.diagnostics.FREE_TOKENS", 10)
         yield
 
 
@@ -81,27 +81,41 @@ def owed(place: Path, results: str, **options: object) -> list[tuple[str, str | 
 
 @pytest.fixture(scope="module")
 def probed(place: Path) -> Path:
-    """Answers first, then everything beside them."""
+    """Answers first, then all diagnostics."""
     assert study.score(opened(place, "whole"), Quiet()).exit_code == 0
     plain = (place / "whole/probed/study.json").read_bytes()
-    assert b"beside" not in plain and b"probe_samples" not in plain
-    asked = opened(place, "whole", beside=PROBE, probe_samples=N)
+    assert b"diagnostics" not in plain and b"probe_samples" not in plain
+    asked = opened(place, "whole", diagnostics=PROBE, probe_samples=N)
     assert {c.kind for c in asked.plan.cells if c.owed} == set(PROBE)
     outcome = study.score(asked, Quiet())
     assert outcome.exit_code == 0 and outcome.n_failed == 0, outcome.failures
     return place / "whole" / "probed"
 
 
-def test_everything_beside_the_answers_is_stored_and_sound(place: Path, probed: Path):
+def test_all_diagnostics_are_stored_and_sound(place: Path, probed: Path):
     assert {finding.kind for finding in integrity.check(probed)} == {"ok"}
     record = json.loads((probed / "study.json").read_text())
     assert record["probe_samples"] == {"forced": N, "free-running": N}
     for stage in record["stages"]:
-        beside = stage["beside"]
-        assert set(beside) == set(PROBE)
-        assert set(beside["forced"]) == set(beside["free-running"]) == set(TASKS)
-        assert set(beside["choices"]) == {"micro_choice"}
-    assert owed(place, "whole", beside=PROBE) == []
+        found = stage["diagnostics"]
+        assert set(found) == set(PROBE)
+        assert set(found["forced"]) == set(found["free-running"]) == set(TASKS)
+        assert set(found["choices"]) == {"micro_choice"}
+    assert owed(place, "whole", diagnostics=PROBE) == []
+
+
+def test_a_record_that_calls_them_otherwise_is_read(place: Path, probed: Path):
+    """Older files have `beside` in the place of `diagnostics`."""
+    shutil.copytree(probed.parent, place / "older")
+    file = place / "older" / "probed" / "study.json"
+    record = json.loads(file.read_text())
+    for stage in record["stages"]:
+        stage["beside"] = stage.pop("diagnostics")
+    file.write_text(json.dumps(record))
+    assert {finding.kind for finding in integrity.check(file.parent)} == {"ok"}
+    rates = read_scores(file.parent, traits=True).benchmarks["micro_choice"].rates
+    assert {"forced_number_mass", "free_number_mass", "choice_accuracy"} <= set(rates)
+    assert owed(place, "older", diagnostics=PROBE) == []
 
 
 def test_a_later_sweep_without_the_word_forgets_nothing(place: Path, probed: Path):
@@ -113,7 +127,7 @@ def test_a_later_sweep_without_the_word_forgets_nothing(place: Path, probed: Pat
 def test_all_checkpoints_are_read_on_the_bases_answers(probed: Path):
     store, record = Store(probed), json.loads((probed / "study.json").read_text())
     for task in TASKS:
-        cells = [stage["beside"]["forced"][task] for stage in record["stages"]]
+        cells = [stage["diagnostics"]["forced"][task] for stage in record["stages"]]
         base, *others = [store.predictions(task, cell) for cell in cells]
         # Whole groups are drawn: the last one may pass the number.
         assert N <= len(base) <= N + 2
@@ -131,14 +145,14 @@ def test_an_interrupted_probe_goes_on_without_the_base_again(place: Path, probed
     shutil.copytree(probed.parent, place / "torn")
     study_dir = place / "torn" / "probed"
     record = json.loads((study_dir / "study.json").read_text())
-    lost = record["stages"][2]["beside"]["forced"]["micro_color"]
+    lost = record["stages"][2]["diagnostics"]["forced"]["micro_color"]
     file = study_dir / "cells" / "micro_color" / f"{lost}.parquet"
     whole = file.read_bytes()
     file.unlink()
     assert {f.kind for f in integrity.check(study_dir)} == {"ok", "missing"}
     assert owed(place, "torn") == []  # nothing is asked for unless `--probe` is said
-    assert owed(place, "torn", beside=("forced",)) == [("2", "forced")]
-    outcome = study.score(opened(place, "torn", beside=("forced",)), Quiet())
+    assert owed(place, "torn", diagnostics=("forced",)) == [("2", "forced")]
+    outcome = study.score(opened(place, "torn", diagnostics=("forced",)), Quiet())
     assert outcome.exit_code == 0 and N <= outcome.n_answered <= N + 2
     again = pq.read_table(file)["reading"].to_pylist()
     file.write_bytes(whole)
@@ -150,9 +164,9 @@ def test_a_probe_whose_base_is_lost_is_no_score(place: Path, probed: Path, monke
     shutil.copytree(probed.parent, place / "headless")
     record = json.loads((probed / "study.json").read_text())
     for stage, task in ((0, "micro_color"), (1, "micro_color")):
-        cell = record["stages"][stage]["beside"]["forced"][task]
+        cell = record["stages"][stage]["diagnostics"]["forced"][task]
         (place / "headless/probed/cells" / task / f"{cell}.parquet").unlink()
-    asked = opened(place, "headless", beside=("forced",), only=("s@1",))
+    asked = opened(place, "headless", diagnostics=("forced",), only=("s@1",))
     cells = [c for c in asked.plan.cells if not (c.kind == "forced" and not c.follows)]
     asked = study.OpenStudy(asked.manifest, asked.folder, asked.store,
                             type(asked.plan)(asked.plan.benchmarks, asked.plan.stages, cells))  # fmt: skip
@@ -163,18 +177,18 @@ def test_a_probe_whose_base_is_lost_is_no_score(place: Path, probed: Path, monke
 
 
 def test_what_follows_the_bases_probe_waits_for_it(place: Path, probed: Path):
-    fresh = opened(place, "fresh", beside=PROBE)
+    fresh = opened(place, "fresh", diagnostics=PROBE)
     first, second = waves(fresh.plan, fresh.store)
     now, then = ([c for c in part.cells if c.owed] for part in (first, second))
     assert [c.id for c in fresh.plan.cells if c.owed and c not in now] == [c.id for c in then]
     assert {(c.kind, bool(c.follows)) for c in then} == {("forced", True)}
     assert {c.follows for c in then} <= {c.id for c in now}
-    more = opened(place, "whole", beside=("forced",), probe_samples=N, only=("s@1",))
+    more = opened(place, "whole", diagnostics=("forced",), probe_samples=N, only=("s@1",))
     assert waves(more.plan, more.store) == [more.plan]
 
 
 def test_several_workers_read_what_one_engine_reads(place: Path, probed: Path):
-    asked = opened(place, "crew", beside=("forced", "choices"), probe_samples=N, only=("s@1",))
+    asked = opened(place, "crew", diagnostics=("forced", "choices"), probe_samples=N, only=("s@1",))
     outcome = study.score(asked, Quiet(), workers=Workers("local", 2, None))
     assert outcome.exit_code == 0 and not outcome.n_failed, outcome.failures
     whole = Store(probed)
@@ -190,7 +204,7 @@ def test_several_workers_read_what_one_engine_reads(place: Path, probed: Path):
 
 
 def test_another_number_of_samples_is_another_cell(place: Path, probed: Path):
-    assert len(owed(place, "whole", beside=("forced",), probe_samples=N + 4)) == 9
+    assert len(owed(place, "whole", diagnostics=("forced",), probe_samples=N + 4)) == 9
 
 
 def test_a_damaged_reading_is_refused(place: Path, probed: Path):
@@ -199,7 +213,7 @@ def test_a_damaged_reading_is_refused(place: Path, probed: Path):
     shutil.copytree(probed.parent, place / "damaged")
     store = Store(place / "damaged" / "probed")
     record = json.loads((probed / "study.json").read_text())
-    cell = record["stages"][1]["beside"]["forced"]["micro_color"]
+    cell = record["stages"][1]["diagnostics"]["forced"]["micro_color"]
     signature = store.read_cell("micro_color", cell)[1]["signature"]
     journal = store.journal("micro_color", signature)
     for name, prediction in journal.done.items():
@@ -248,7 +262,7 @@ def test_options_are_not_compared_twice(place: Path):
     manifest["suite"]["scoring"] = "loglikelihood"
     (place / "likely.yaml").write_text(yaml.safe_dump(manifest))
     with pytest.raises(ManifestError, match=r"--choices: suite\.scoring is loglikelihood"):
-        study.open_study(place / "likely.yaml", Options(place / "x", beside=("choices",)))
+        study.open_study(place / "likely.yaml", Options(place / "x", diagnostics=("choices",)))
 
 
 def test_the_command_takes_the_form_or_leaves_it_out(place: Path, probed: Path):
@@ -277,7 +291,7 @@ def test_planning_a_probe_imports_no_torch(place: Path, probed: Path):
     code = (
         "import sys; from pathlib import Path; from harness import study;"
         f"s = study.open_study(Path({str(place / 'study.yaml')!r}), study.Options("
-        f"Path({str(place / 'whole')!r}), beside=('forced', 'choices')));"
+        f"Path({str(place / 'whole')!r}), diagnostics=('forced', 'choices')));"
         "assert not any(c.owed for c in s.plan.cells);"
         "assert not {'torch', 'transformers'} & sys.modules.keys()"
     )

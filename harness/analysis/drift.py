@@ -108,7 +108,7 @@ class Explanation:
     """With the shift of the number mass where answers begin (without masses, of the bare-number
     rate), then with those of what a probe read."""
     measures: tuple[str, ...]
-    """Everything that was measured of the answers and beside them."""
+    """Everything that was measured of the answers and by diagnostics."""
 
     @property
     def correlation(self) -> Correlation:

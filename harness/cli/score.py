@@ -152,7 +152,7 @@ def score(
     from rich.console import Console
 
     from harness import executors, study
-    from harness.beside import kinds_of
+    from harness.diagnostics import kinds_of
     from harness.report.plan_tables import print_plan
 
     # SIGTERM (a scheduler's stop) ends a sweep as cleanly as Ctrl-C.
@@ -172,7 +172,7 @@ def score(
     shown = _Shown(console, "quiet" if quiet else progress, json_)
     outcome = _sweep(opened, crew, shown)
     if check_against and not outcome.exit_code:
-        other = study.open_study(manifest, replace(options, engine=check_against, beside=()))
+        other = study.open_study(manifest, replace(options, engine=check_against, diagnostics=()))
         outcome = _sweep_again(opened, other, crew, shown)
     raise typer.Exit(outcome.exit_code)
 

@@ -42,7 +42,7 @@ class TaskRequests:
     """All requests of cells that ask the same, sent before the first job that needs them."""
 
     task: str
-    """`Cell.asks`: the task's name, unless something beside its answers is asked."""
+    """`Cell.asks`: the task's name, unless a diagnostic of it is asked."""
     requests: Sequence[Request]
 
 

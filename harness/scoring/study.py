@@ -31,7 +31,7 @@ from harness.lmeval.settings import is_lm_eval
 from harness.lmeval.tasks import as_task
 from harness.record import read_record
 from harness.scoring.answer_type import is_bare_number
-from harness.scoring.beside import beside_columns
+from harness.scoring.diagnostics import diagnostic_columns
 from harness.scoring.grade import Grader, chosen
 from harness.scoring.traits import NUMERIC_TYPES, trait_columns
 from harness.signatures import MODEL_KEYS, signature_text
@@ -46,8 +46,8 @@ def read_scores(
 ) -> StudyScores:
     """Grades every sealed cell of a study. Imported studies are read as they are.
 
-    `traits`: the rates hold all traits of the answers as well, and what was read beside them
-    (`harness.scoring.beside`), for drift diagnostics.
+    `traits`: the rates hold all traits of the answers as well, and what diagnostics read
+    (`harness.scoring.diagnostics`), for `drift`.
     Raises ResultsError when the folder holds no study or a file in it is damaged.
     """
     record = read_record(study_dir)
@@ -77,7 +77,7 @@ def read_scores(
         if traits:
             texts = [a.texts if a else None for a in answers]
             strict = task.scorers.get("strict")
-            read = beside_columns(store, record["stages"], name, samples, strict, texts)
+            read = diagnostic_columns(store, record["stages"], name, samples, strict, texts)
             bench = with_rates(bench, task.headline, samples, trait_columns(samples, texts) | read)
         benchmarks[name] = bench
         repeated = _answers(store, name, record.get("base_again", {}).get(name), samples)

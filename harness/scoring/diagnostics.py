@@ -1,4 +1,4 @@
-"""What was read beside the answers (`harness.beside`), as one number per sample and checkpoint.
+"""What diagnostics read (`harness.diagnostics`), as one number per sample and checkpoint.
 
 Like the traits of answers, each is averaged, paired and given intervals exactly like a score; NaN
 where a sample was not read.
@@ -35,7 +35,7 @@ Columns = dict[str, NDArray[np.float64]]
 FIRST_POSITIONS = 4
 
 
-def beside_columns(
+def diagnostic_columns(
     store: Store,
     stages: Sequence[Mapping[str, Any]],
     task: str,
@@ -70,9 +70,9 @@ def beside_columns(
 
 
 def _stored(store: Store, stage: Mapping[str, Any], task: str) -> Iterator[tuple[Kind, Prediction]]:
-    """(kind, prediction) of all sealed cells beside a stage's answers to a task."""
+    """(kind, prediction) of all sealed diagnostic cells of a stage and task."""
     for kind in KINDS:
-        cell = stage.get("beside", {}).get(kind, {}).get(task)
+        cell = stage.get("diagnostics", {}).get(kind, {}).get(task)
         if cell is not None and store.is_sealed(task, cell):
             yield from ((kind, p) for p in store.predictions(task, cell).values())
 

@@ -1,6 +1,6 @@
-"""Cells beside the answers: the same checkpoints asked once more, for what drift needs to know.
+"""Diagnostics: the same checkpoints asked once more, for what drift needs to know.
 
-Three kinds, each under a signature of its own, so that nothing of the answers changes:
+Cells of three kinds, each under a signature of its own, so that nothing of the answers changes:
 
 - `forced`: the teacher-forced probe. Every checkpoint is read on the base model's own answers, on
   a seeded random sample of each task's prompts. The base's cell comes first: it holds the answers
@@ -36,7 +36,7 @@ FREE_TOKENS = 256
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a command asks for beside the answers, and what the study says of it."""
+    """Which diagnostics a command asks for, and what the study says of them."""
 
     kinds: tuple[Kind, ...] = ()
     samples: int | None = None
@@ -62,10 +62,10 @@ def kinds_of(forms: Sequence[str], choices: bool, samples: int | None) -> tuple[
     return tuple(k for k in KINDS if k in forms or (choices and k == "choices"))
 
 
-def with_beside(
+def with_diagnostics(
     plan: Plan, store: Store, asked: Asked, wanted: Callable[[Stage], bool] = lambda stage: True
 ) -> Plan:
-    """The plan with the cells that are asked for or there already, behind a checkpoint's answers.
+    """The plan with the diagnostics that are asked for or there already, behind the answers.
 
     The base comes first even where its answers are there: others are compared with its probe.
     """
@@ -83,7 +83,7 @@ def with_beside(
 
 
 class _Planner:
-    """Makes the cells beside one plan's answers."""
+    """Makes the diagnostic cells of one plan."""
 
     def __init__(self, plan: Plan, store: Store, asked: Asked):
         self._plan = plan
@@ -99,7 +99,7 @@ class _Planner:
         }
 
     def cell(self, kind: Kind, answers: Cell, wanted: bool) -> Cell | None:
-        """The cell of a kind beside the answers; None where it is neither owed nor there."""
+        """The cell of a kind that goes with the answers; None: neither owed nor there."""
         first = self._of_base.get(answers.task)
         if first is None:  # the base cannot be read: there is nothing to compare with
             return None
@@ -172,10 +172,10 @@ def samples_before(store: Store) -> dict[Kind, int]:
     }
 
 
-def requests_beside(
+def diagnostic_requests(
     cell: Cell, requests: Sequence[Request], samples: Sequence[Sample], store: Store
 ) -> list[Request]:
-    """What a cell beside the answers asks, made of the task's requests (in the samples' order).
+    """What a diagnostic cell asks, made of the task's requests (in the samples' order).
 
     Raises DataError where the base's probe is not there to follow.
     """
