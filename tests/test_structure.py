@@ -29,7 +29,7 @@ HEAVY_ELSEWHERE = {
 VALUES = ("harness.analysis.scores", "harness.analysis.options")
 REPORT_MAY_USE = {
     "JudgeOptions", "Judgement", "judge", "suite_settings", "RIGHT", "StrategyFigures",
-    "HELD_OUT_MEAN", "MEAN", "PairedDifference", "percent", "points",
+    "HELD_OUT_MEAN", "MEAN", "PairedDifference", "percent", "points", "measured",
 }  # fmt: skip
 # Modules that count as rooms of their own, and why.
 APART = {

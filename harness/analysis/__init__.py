@@ -4,6 +4,7 @@ Numbers are fractions in here; frames and files hold points, with the unit in th
 """
 
 from harness.analysis.contrasts import difference_between
+from harness.analysis.drift_table import measured
 from harness.analysis.flips import (
     Flips,
     Loss,
@@ -48,6 +49,7 @@ __all__ = [
     "judge",
     "matrix_figures",
     "mcnemar",
+    "measured",
     "minimum_detectable_effect",
     "paired_difference",
     "pareto",

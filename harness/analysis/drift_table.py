@@ -5,13 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 
 from harness.analysis.contrasts import CellWeights
 from harness.analysis.figures import measured_shift
-from harness.analysis.matrix import Drift, Judged, Trait
+from harness.analysis.matrix import Drift, Judged, Trait, scorer_of
+from harness.analysis.options import JudgeOptions
 from harness.analysis.scores import StudyScores
-from harness.analysis.shifts import MEAN, Form, Path, Shift, WrongKind, measures_of, never, shift_of
-from harness.analysis.strategies import role_at
+from harness.analysis.shifts import (
+    MEAN,
+    Form,
+    Path,
+    Shift,
+    WrongKind,
+    measures_of,
+    never,
+    shift_of,
+    told_measures,
+)
+from harness.analysis.strategies import Run, complete_benchmarks, role_at, strategies_of
 
 DRIFT_COLUMNS = [
     "study", "strategy", "run", "n_runs", "stage", "stage_name", "trained_on", "contrast",
@@ -25,6 +37,48 @@ UNITS: Mapping[str, tuple[str, float]] = {
     "words": ("words", 100.0), "kl_forward": ("nats", 1.0), "kl_reverse": ("nats", 1.0),
 }  # fmt: skip
 PERCENT = ("percent", 100.0)
+
+
+MEASURED_COLUMNS = [
+    "strategy", "stage", "measure", "unit", "n_samples", "n_groups", "before", "after", "shift",
+    "ci_low", "ci_high",
+]  # fmt: skip
+
+
+def measured(scores: StudyScores, options: JudgeOptions | None = None) -> pd.DataFrame:
+    """Held-out means of all measures against the base: a row per strategy, stage and measure.
+
+    As the rows `held_out` of `drift.csv`, but over all runs of a strategy, whatever their orders.
+    Measures of one expected type and of one position are left out. A stage at which a benchmark
+    lacks what it has at the base has no row: a mean over fewer would be another mean.
+    """
+    options = options or JudgeOptions()
+    judged = Judged(scores, scorer_of(scores, options.scorer))
+    usable = complete_benchmarks(judged) if options.common_set else None
+    found = []
+    for strategy in strategies_of(scores, usable):
+        for trait in [Trait(scores, name) for name in told_measures(scores)]:
+            for t in range(1, strategy.last + 1):
+                if not _whole(trait, strategy.runs, t):
+                    continue
+                contrast = measured_shift(trait, strategy.runs, t)
+                shift = shift_of(trait, contrast, options.level) if contrast else None
+                if shift is not None:
+                    stage = strategy.longest.key(t).stage
+                    row = {"strategy": strategy.name, "stage": stage}
+                    found.append(row | _cells_of(trait.scorer, shift))
+    return pd.DataFrame(found, columns=MEASURED_COLUMNS)
+
+
+def _whole(trait: Judged, runs: Sequence[Run], t: int) -> bool:
+    """Whether every held-out benchmark that has the trait at the base has it at stage t."""
+    return all(
+        trait.has(name, run.key(t))
+        for run in runs
+        if t <= run.last
+        for name in run.course.held_out_at(t)
+        if trait.has(name, run.key(0))
+    )
 
 
 def rows(

@@ -68,7 +68,11 @@ DELTAS_COLUMNS = [
     "lost",
     "gained",
     "superficial_pp",
+    "superficial_ci_low_pp",
+    "superficial_ci_high_pp",
     "essential_pp",
+    "essential_ci_low_pp",
+    "essential_ci_high_pp",
     "recovery_fraction",
     "recovery_ci_low",
     "recovery_ci_high",
@@ -98,7 +102,11 @@ LEADERBOARD_COLUMNS = [
     "worst_benchmark",
     "worst_benchmark_pp",
     "superficial_pp",
+    "superficial_ci_low_pp",
+    "superficial_ci_high_pp",
     "essential_pp",
+    "essential_ci_low_pp",
+    "essential_ci_high_pp",
     "recovery_fraction",
     "recovery_ci_low",
     "recovery_ci_high",
@@ -288,8 +296,7 @@ class DeltaRows:
             **interval_cells(found),
             "lost": changed[0],
             "gained": changed[1],
-            "superficial_pp": 100 * point(self.drift, weights),
-            "essential_pp": 100 * point(self.lenient, weights),
+            **self._parts(weights),
             "margin_pp": self.options.margin_pp,
             "verdict": verdict(found, self.options.margin_pp, strict=self.options.strict),
         }
@@ -302,6 +309,12 @@ class DeltaRows:
                 "recovery_ci_high": back.high,
             }
         return row
+
+    def _parts(self, runs: Sequence[CellWeights]) -> Row:
+        """The change taken apart: what the lenient scorer does not see of it, and what it does."""
+        level = self.options.level
+        row = points_of("superficial", estimate(self.drift, runs, level=level))
+        return row | points_of("essential", estimate(self.lenient, runs, level=level))
 
     def _flips(self, run: Run, c: Comparison) -> tuple[int, int]:
         """(lost, gained) samples, summed over the benchmarks of the row."""
@@ -340,6 +353,15 @@ def interval_cells(found: PairedDifference) -> Row:
         "ci_low_pp": 100 * found.low,
         "ci_high_pp": 100 * found.high,
         "p_value": found.p_value,
+    }
+
+
+def points_of(name: str, found: PairedDifference) -> Row:
+    """A difference under a name: its columns in points."""
+    return {
+        f"{name}_pp": 100 * found.delta,
+        f"{name}_ci_low_pp": 100 * found.low,
+        f"{name}_ci_high_pp": 100 * found.high,
     }
 
 
@@ -416,10 +438,7 @@ def _leaderboard_row(
     row["train_seconds"] = cost.train_seconds if cost else None
     row["peak_memory_gb"] = cost.peak_memory_gb if cost else None
     for name in POINTS:
-        row[f"{name}_pp"] = 100 * figures[name].delta
-    for name in ("learning", "heldout_final"):
-        row[f"{name}_ci_low_pp"] = 100 * figures[name].low
-        row[f"{name}_ci_high_pp"] = 100 * figures[name].high
+        row |= points_of(name, figures[name])
     return row
 
 

@@ -338,16 +338,25 @@ def _poisson_limits(weights: Floats, heaviest: float, tail: float) -> tuple[floa
     return low, high
 
 
+# Every set of eight groups: the 256 rows that a byte of `subsets_of` chooses from.
+_OCTETS = ((np.arange(256)[:, None] >> np.arange(7, -1, -1)) & 1).astype(np.float64)
+
+
 @lru_cache(maxsize=64)
 def subsets_of(n: int) -> NDArray[np.uint8]:
-    """(n_subsets, n) 0/1 membership of non-empty subsets of n groups: all, or a fixed choice."""
+    """(ceil(n / 8), n_subsets) non-empty subsets of n groups, eight to a byte, the first highest.
+
+    All of them, or a fixed choice.
+    """
     if n <= ENUMERATE_UP_TO:
         numbers = np.arange(1, 2**n)[:, None]
-        return np.asarray((numbers >> np.arange(n)) % 2, dtype=np.uint8)
-    # Thousands of groups get here when one of them outweighs the rest: fewer subsets will do.
-    n_subsets = min(N_SUBSETS, max(1000, 10_000_000 // n))
-    chosen = np.random.default_rng(n).random((n_subsets, n), dtype=np.float32) < 0.5
-    return chosen[chosen.any(axis=1)].astype(np.uint8)
+        chosen = np.asarray((numbers >> np.arange(n)) % 2, dtype=bool)
+    else:
+        # Thousands of groups get here when one of them outweighs the rest: fewer will do.
+        n_subsets = min(N_SUBSETS, max(1000, 10_000_000 // n))
+        chosen = np.random.default_rng(n).random((n_subsets, n), dtype=np.float32) < 0.5
+        chosen = chosen[chosen.any(axis=1)]
+    return np.ascontiguousarray(np.packbits(chosen, axis=1).T)
 
 
 def subset_sums(data: Clusters) -> tuple[Floats, Floats]:
@@ -358,9 +367,18 @@ def subset_sums(data: Clusters) -> tuple[Floats, Floats]:
     keys = np.round(data.sums, 9) + 0.0
     up, down = np.lexsort((keys, data.sizes)), np.lexsort((-keys, data.sizes))
     order = up if tuple(keys[up]) >= tuple(-keys[down]) else down
-    members = subsets_of(data.n_groups).astype(np.float64)
-    both = members @ np.column_stack([data.sums[order], data.sizes[order]])
-    return both[:, 0], both[:, 1]
+    return _summed(data.sums[order]), _summed(data.sizes[order])
+
+
+def _summed(values: Floats) -> Floats:
+    """(n_subsets,) sums of (n,) values, looked up eight groups at a time: no product is needed."""
+    subsets = subsets_of(len(values))
+    padded = np.zeros(8 * len(subsets))
+    padded[: len(values)] = values
+    total = np.zeros(subsets.shape[1])
+    for octet, chosen in zip(padded.reshape(-1, 8) @ _OCTETS.T, subsets, strict=True):
+        total += octet[chosen]
+    return total
 
 
 def sign_flip_limits(means: Floats, tail: float, reach: float) -> tuple[float, float]:

@@ -115,15 +115,18 @@ def measures_of(scores: StudyScores) -> list[str]:
     return list(dict.fromkeys(n for bench in scores.benchmarks.values() for n in bench.rates))
 
 
+def told_measures(scores: StudyScores) -> list[str]:
+    """Those of a whole answer, whatever was asked: not of one expected type or one position."""
+    return [name for name in measures_of(scores) if ">" not in name and "@" not in name]
+
+
 def held_out_shifts(scores: StudyScores, path: Path, t: int, level: float) -> list[Shift]:
     """The held-out means of all traits at the base and stage t, largest change first.
 
     Traits of one expected type (`phrase>integer`) and of one position are left to the table.
     """
     found = []
-    for name in measures_of(scores):
-        if ">" in name or "@" in name:
-            continue
+    for name in told_measures(scores):
         trait = Trait(scores, name)
         contrast = measured_shift(trait, path.runs, t)
         shift = shift_of(trait, contrast, level)

@@ -129,6 +129,11 @@ def columns_for(n: int, width: Width) -> int:
     return 3 if n in (3, 5, 6, 9) else min(n, 4)
 
 
+def _axes(n: int, columns: int) -> str:
+    """A last row that is not full would show the shared axis of a panel that is not there."""
+    return "independent" if n % columns else "shared"
+
+
 def by_strategy(
     view: View, rows: list[dict[str, Any]], layers: list[Spec], columns: int, width: Width
 ) -> Spec:
@@ -143,6 +148,55 @@ def by_strategy(
             "columns": columns,
             "spacing": {"row": 16, "column": 18},
             "spec": {"width": room, "height": 150, "layer": layers},
+            "resolve": {"axis": {"x": _axes(len(view.strategies), columns)}},
+        }
+    )  # fmt: skip
+
+
+def line_layers(view: View, y_title: str) -> list[Spec]:
+    """Lines over stages by strategy, with their intervals as bands; zero is the base."""
+    # Bands lie over one another: the more strategies, the fainter each.
+    band = min(0.14, 0.4 / len(view.strategies))
+    colour, shape = strategy_colour(view), strategy_shape(view)
+    x = stage_axis(view)
+    y: Spec = {"field": "delta", "type": "quantitative", "title": y_title}
+    return [
+        {"mark": {"type": "rule", "color": MUTED, "strokeWidth": 1},
+         "encoding": {"y": {"datum": 0}}},
+        {"mark": {"type": "area", "opacity": band, "line": False},
+         "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"},
+                      "color": colour}},
+        {"mark": {"type": "line", "strokeWidth": 2},
+         "encoding": {"x": x, "y": y, "color": colour}},
+        labelled_points(x, y, colour, shape, size=42),
+    ]  # fmt: skip
+
+
+def line_panels(
+    view: View, rows: list[dict[str, Any]], field: str, width: Width, *, y_title: str = "pp"
+) -> Spec:
+    """A panel of lines for each value of `field`, in the order of the rows."""
+    names = list(dict.fromkeys(str(row[field]) for row in rows))
+    columns = columns_for(len(names), width)
+    return themed(
+        {
+            "data": {"values": rows},
+            "facet": {
+                "field": field,
+                "type": "nominal",
+                "title": None,
+                "sort": names,
+                "header": {"labelFontSize": 12, "labelFontWeight": 600, "labelColor": INK,
+                           "labelAnchor": "start"},
+            },
+            "columns": columns,
+            "spacing": {"row": 16, "column": 18},
+            "spec": {
+                "width": (PIXELS[width] - 62) // columns - 18,
+                "height": 130,
+                "layer": line_layers(view, y_title),
+            },
+            "resolve": {"axis": {"x": _axes(len(names), columns)}},
         }
     )  # fmt: skip
 
@@ -179,16 +233,25 @@ def themed(spec: Spec) -> Spec:
 
 
 def stage_table(
-    view: View, rows: list[dict[str, Any]], *columns: str, value: str = "delta"
+    view: View,
+    rows: list[dict[str, Any]],
+    *columns: str,
+    value: str = "delta",
+    digits: int = 1,
 ) -> pd.DataFrame:
-    """Rows as people read them: stages side by side. `columns`: title, key, title, key, ..."""
+    """Rows as people read them: stages side by side. `columns`: title, key, title, key, ...
+
+    A row that is `shown` says itself what stands in its cell.
+    """
     keys = dict(zip(columns[1::2], columns[::2], strict=True))
     write = signed if value == "delta" else plain
     table: dict[tuple[str, ...], dict[str, str]] = {}
     for row in rows:
-        cell = write(row[value])
+        cell = row.get("shown") or write(row[value], digits)
+        if row["stage"] and "low" in row:
+            cell += f" {interval(row['low'], row['high'], digits)}"
         if row.get("verdict"):
-            cell += f" {interval(row['low'], row['high'])} {row['verdict']}"
+            cell += f" {row['verdict']}"
         table.setdefault(tuple(str(row[key]) for key in keys), {})[str(row["place"])] = cell
     shown = [p.label for p in view.places if any(p.label in cells for cells in table.values())]
     return pd.DataFrame(

@@ -20,9 +20,10 @@ from harness.report.chart import (
     Chart,
     Spec,
     Width,
-    columns_for,
     half_page,
     labelled_points,
+    line_layers,
+    line_panels,
     number,
     stage_axis,
     stage_table,
@@ -30,7 +31,8 @@ from harness.report.chart import (
     strategy_shape,
     themed,
 )
-from harness.report.drift_charts import answer_types, rates, split
+from harness.report.drift_charts import answer_types, choices, split
+from harness.report.measure_charts import measured
 from harness.report.numerals import interval, plain, signed
 from harness.report.view import BASE_LABEL, HELD_OUT, View
 
@@ -44,7 +46,8 @@ def charts_of(view: View, types: pd.DataFrame | None = None) -> list[Chart]:
         multiples(view, "target"),
         heatmap(view),
         split(view),
-        rates(view),
+        choices(view),
+        *measured(view),
         answer_types(view, types),
     ]
     return [chart for chart in found if chart is not None]
@@ -254,7 +257,6 @@ def course(view: View) -> Chart | None:
 
 
 def _course_spec(view: View, rows: list[dict[str, Any]], width: Width) -> Spec:
-    spec = _line_layers(view, "Change against the base (pp)")
     label = {
         "data": {"values": [{"place": BASE_LABEL, "delta": 0,
                              "text": f"base {plain(view.base_held_out_pct)} %"}]},
@@ -262,8 +264,8 @@ def _course_spec(view: View, rows: list[dict[str, Any]], width: Width) -> Spec:
         "encoding": {"x": stage_axis(view), "y": {"field": "delta", "type": "quantitative"},
                      "text": {"field": "text"}},
     }  # fmt: skip
-    spec["layer"].append(label)
-    return half_page({"data": {"values": rows}, **spec}, width, height=340)
+    layers = [*line_layers(view, "Change against the base (pp)"), label]
+    return half_page({"data": {"values": rows}, "layer": layers}, width, height=340)
 
 
 def multiples(view: View, role: str) -> Chart | None:
@@ -281,54 +283,10 @@ def multiples(view: View, role: str) -> Chart | None:
         f"Each {words} benchmark",
         f"{len(names)} benchmarks, change against the base in points. "
         f"The lowest is {worst['says'].replace('; ', ', ')}.",
-        lambda width: _multiples_spec(view, names, rows, width),
+        lambda width: line_panels(view, rows, "benchmark", width),
         stage_table(view, rows, "Benchmark", "benchmark", "Strategy", "strategy"),
         "All share one scale. Zero is the base; bands are intervals.",
     )
-
-
-def _multiples_spec(
-    view: View, names: Sequence[str], rows: list[dict[str, Any]], width: Width
-) -> Spec:
-    columns = columns_for(len(names), width)
-    spec = _line_layers(view, "pp")
-    spec |= {"width": (PIXELS[width] - 62) // columns - 18, "height": 130}
-    return themed(
-        {
-            "data": {"values": rows},
-            "facet": {
-                "field": "benchmark",
-                "type": "nominal",
-                "title": None,
-                "sort": [foreign_text.name(name) for name in names],
-                "header": {"labelFontSize": 12, "labelFontWeight": 600, "labelColor": INK,
-                           "labelAnchor": "start"},
-            },
-            "columns": columns,
-            "spacing": {"row": 16, "column": 18},
-            "spec": spec,
-        }
-    )  # fmt: skip
-
-
-def _line_layers(view: View, y_title: str) -> Spec:
-    # Bands lie over one another: the more strategies, the fainter each.
-    band = min(0.14, 0.4 / len(view.strategies))
-    colour, shape = strategy_colour(view), strategy_shape(view)
-    x = stage_axis(view)
-    y: Spec = {"field": "delta", "type": "quantitative", "title": y_title}
-    return {
-        "layer": [
-            {"mark": {"type": "rule", "color": MUTED, "strokeWidth": 1},
-             "encoding": {"y": {"datum": 0}}},
-            {"mark": {"type": "area", "opacity": band, "line": False},
-             "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"},
-                          "color": colour}},
-            {"mark": {"type": "line", "strokeWidth": 2},
-             "encoding": {"x": x, "y": y, "color": colour}},
-            labelled_points(x, y, colour, shape, size=42),
-        ]
-    }  # fmt: skip
 
 
 # --- Stage x benchmark ---------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harness.analysis import JudgeOptions, judge
+from harness.analysis import JudgeOptions, judge, measured
 from harness.analysis.scores import StudyScores, TrainingCost
 from harness.report import foreign_text
 from harness.report.answers import (
@@ -29,7 +29,7 @@ from harness.report.provenance import Provenance, Table, provenance
 from harness.report.thumbnails import Thumbnails, thumbnails
 from harness.report.view import HELD_OUT, View
 from harness.report.words import WordReader
-from harness.scoring.study import read_scores
+from harness.scoring.study import read_diagnostics, read_scores
 
 _SENTENCE_LIMIT = 2000
 # Colour steps of the heatmap on each side of zero.
@@ -121,7 +121,8 @@ class Wanted:
 def gather(wanted: Wanted, options: JudgeOptions) -> Content:
     """Read, judge and arrange a study. Raises UserError as `read_scores` and `judge` do."""
     scores = read_scores(wanted.study_dir)
-    view = View(judge(scores, options))
+    judgement = judge(scores, options)
+    view = View(judgement, measured(read_diagnostics(scores, wanted.study_dir), options))
     pictures, answers = NO_PICTURES, None
     if wanted.samples:
         pictures, answers = _samples(wanted, scores, view)

@@ -1,8 +1,8 @@
-"""The charts of drift: form against knowledge, bias towards numbers, kinds of answers."""
+"""The charts of drift: what of a change is form and what is knowledge, and kinds of answers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -12,7 +12,7 @@ from harness.report.chart import (
     ESSENTIAL,
     INK,
     MUTED,
-    PIXELS,
+    PAPER,
     SUPERFICIAL,
     TYPE_COLOURS,
     Chart,
@@ -21,160 +21,133 @@ from harness.report.chart import (
     bars_axis,
     by_strategy,
     columns_for,
-    labelled_points,
     number,
-    stage_axis,
     stage_table,
-    strategy_colour,
-    strategy_shape,
-    themed,
 )
-from harness.report.numerals import plain, signed
-from harness.report.view import BASE_LABEL, HELD_OUT, View
+from harness.report.numerals import interval, plain, signed
+from harness.report.view import HELD_OUT, View
+
+# Which of the two parts of a change is which, and its colour.
+KNOWN, FORM = "knowledge", "form"
+PART_COLOURS = {KNOWN: ESSENTIAL, FORM: SUPERFICIAL}
+Row = dict[str, Any]
 
 
 def split(view: View) -> Chart | None:
     """Held-out change taken apart into form (superficial) and knowledge (essential)."""
-    labels = {place.stage: place.label for place in view.places}
-    kinds = (
-        ("knowledge (essential)", "essential_pp"),
-        ("form only (superficial)", "superficial_pp"),
-    )
+    names = {KNOWN: "knowledge (essential)", FORM: "form only (superficial)"}
+    columns = {KNOWN: "essential", FORM: "superficial"}
     rows = [
-        {
-            "strategy": foreign_text.name(strategy),
-            "stage": int(row["to_stage"]),
-            "place": labels[int(row["to_stage"])],
-            "kind": kind,
-            "delta": number(row[column]),
-            "says": f"{foreign_text.name(strategy)}; after {labels[int(row['to_stage'])]}; "
-            f"{kind} {signed(row[column])} pp",
-        }
+        _part(view, strategy, int(row["to_stage"]), names[part], *_limits(row, column))
         for strategy in view.strategies
         for _, row in view.of(strategy, HELD_OUT).iterrows()
-        for kind, column in kinds
+        for part, column in columns.items()
     ]
-    if not any(row["delta"] is not None for row in rows):
-        return None
-    points: dict[tuple[str, str], dict[str, float]] = {}
-    for row in rows:
-        if row["delta"] is not None:
-            parts = points.setdefault((str(row["strategy"]), str(row["place"])), {})
-            parts[str(row["kind"])] = float(row["delta"])
-    (who, where), deepest = min(points.items(), key=lambda item: sum(item[1].values()))
-    return Chart(
-        "split",
-        "Form or knowledge",
-        f"At the deepest point ({who} after {where}) "
-        + " and ".join(f"{signed(deepest.get(kind))} pp is {kind}" for kind, _ in kinds)
-        + ".",
-        lambda width: _split_spec(view, rows, [kind for kind, _ in kinds], width),
-        stage_table(view, rows, "Strategy", "strategy", "Part", "kind"),
+    return _taken_apart(
+        view,
+        ("split", "Form or knowledge"),
+        names,
+        rows,
         "A loss of form is forgiven by the lenient scorer: the answer is known and written "
-        "otherwise. A loss of knowledge is not.",
+        "otherwise. A loss of knowledge is not. Both add up to the change under the strict "
+        "scorer; whiskers are intervals.",
     )
 
 
-def _split_spec(view: View, rows: list[dict[str, Any]], kinds: Sequence[str], width: Width) -> Spec:
+def choices(view: View) -> Chart | None:
+    """Changes on held-out questions with options: still known by likelihood, or lost in form."""
+    names = {KNOWN: "by the likelihood of the options", FORM: "form: the rest of the change"}
+    measures = {KNOWN: "choice_accuracy", FORM: "choice_gap"}
+    rows = [
+        _part(view, strategy, int(row["stage"]), names[part], row["shift"], row["ci_low"],
+              row["ci_high"])
+        for strategy in view.strategies
+        for part, measure in measures.items()
+        for _, row in view.measured_of(strategy, measure).iterrows()
+    ]  # fmt: skip
+    return _taken_apart(
+        view,
+        ("choices", "Form or knowledge, by the likelihood of options"),
+        names,
+        rows,
+        "Held-out questions with options, where each option's likelihood was compared as well "
+        "(`score --choices`). What free answers lose and the likelihood still knows is form. Both "
+        "add up to the change of the answers given; whiskers are intervals.",
+    )
+
+
+def _limits(row: pd.Series[Any], column: str) -> tuple[float, float, float]:
+    value, low, high = (row[f"{column}{end}_pp"] for end in ("", "_ci_low", "_ci_high"))
+    return float(value), float(low), float(high)
+
+
+def _part(
+    view: View, strategy: str, stage: int, kind: str, value: float, low: float, high: float
+) -> Row:
+    place = view.label_of(stage)
+    who = foreign_text.name(strategy)
+    return {
+        "strategy": who,
+        "stage": stage,
+        "place": place,
+        "kind": kind,
+        "delta": number(value),
+        "low": number(low),
+        "high": number(high),
+        "says": f"{who}; after {place}; {kind} {signed(value)} pp {interval(low, high)}",
+    }
+
+
+def _taken_apart(
+    view: View, named: tuple[str, str], kinds: Mapping[str, str], rows: list[Row], note: str
+) -> Chart | None:
+    """The chart `named` (name, title) of two parts of one change; None where nothing is known."""
+    points: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        if row["delta"] is not None:
+            points.setdefault((row["strategy"], row["place"]), {})[row["kind"]] = row
+    if not points:
+        return None
+    (who, where), deepest = min(
+        points.items(), key=lambda item: sum(part["delta"] for part in item[1].values())
+    )
+    parts = " and ".join(
+        f"{signed(part['delta'])} pp {interval(part['low'], part['high'])} is {kind}"
+        for kind, part in deepest.items()
+    )
+    return Chart(
+        *named,
+        f"At the deepest point ({who} after {where}) {parts}.",
+        lambda width: _parts_spec(view, rows, kinds, width),
+        stage_table(view, rows, "Strategy", "strategy", "Part", "kind"),
+        note,
+    )
+
+
+def _parts_spec(view: View, rows: list[Row], kinds: Mapping[str, str], width: Width) -> Spec:
     columns = columns_for(len(view.strategies), width)
+    names = list(kinds.values())
+    x = bars_axis(view)
     y: Spec = {"field": "delta", "type": "quantitative", "title": "pp"}
+    beside = {"field": "kind", "type": "nominal", "sort": names}
     colour = {
-        "field": "kind", "type": "nominal", "title": None, "sort": list(kinds),
-        "scale": {"domain": list(kinds), "range": [ESSENTIAL, SUPERFICIAL]},
-        "legend": {"orient": "top", "labelLimit": 0},
+        "field": "kind", "type": "nominal", "title": None, "sort": names,
+        "scale": {"domain": names, "range": [PART_COLOURS[part] for part in kinds]},
+        "legend": {"orient": "top", "labelLimit": 0,
+                   "direction": "horizontal" if width == "wide" else "vertical"},
     }  # fmt: skip
     layers = [
-        {"mark": {"type": "bar", "aria": True, "width": {"band": 0.72}},
-         "encoding": {"x": bars_axis(view), "y": y, "color": colour,
+        {"mark": {"type": "bar", "aria": True},
+         "encoding": {"x": x, "xOffset": beside, "y": y, "color": colour,
                       "description": {"field": "says"}}},
+        # On a ground of their own, so that they show on a dark bar as well.
+        *({"mark": {"type": "rule", "color": ink, "strokeWidth": thick},
+           "encoding": {"x": x, "xOffset": beside, "y": {**y, "field": "low"},
+                        "y2": {"field": "high"}}}
+          for ink, thick in ((PAPER, 4), (INK, 1.4))),
         {"mark": {"type": "rule", "color": MUTED}, "encoding": {"y": {"datum": 0}}},
     ]  # fmt: skip
     return by_strategy(view, rows, layers, columns, width)
-
-
-def rates(view: View) -> Chart | None:
-    """Drift rates on held-out benchmarks (bare numbers, number mass) by stage."""
-    rows = held_out_rates(view)
-    if not rows:
-        return None
-    metrics = list(dict.fromkeys(str(row["rate"]) for row in rows))
-    top = max(rows, key=lambda row: float(row["pct"]))
-    return Chart(
-        "rates",
-        "Bias towards numbers on held-out questions",
-        f"Highest: {top['says'].replace('; ', ', ')}.",
-        lambda width: _rates_spec(view, rows, metrics, width),
-        stage_table(view, rows, "Rate", "rate", "Strategy", "strategy", value="pct"),
-        "Bare numbers are answers that are a number and nothing else, to questions that do not "
-        "ask for one.",
-    )
-
-
-RATE_NAMES = {
-    "bare_number_rate": "bare-number answers",
-    "number_mass_rate": "number-token probability",
-}
-
-
-def held_out_rates(view: View) -> list[dict[str, Any]]:
-    """Mean over held-out benchmarks, then over runs, of each rate of `scores.csv`, in percent.
-
-    A stage at which any of them is missing is left out, as everywhere.
-    """
-    scores = view.judgement.scores
-    found = scores[scores["metric"].isin(RATE_NAMES) & (scores["role"] == "held_out")]
-    by_run = _complete_means(found, ["metric", "strategy", "run", "stage"])
-    means = _complete_means(by_run, ["metric", "strategy", "stage"])["score_pct"].dropna()
-    rows = []
-    for metric, title in RATE_NAMES.items():
-        if metric not in means.index.get_level_values(0):
-            continue
-        for strategy in view.strategies:
-            for place in view.places:
-                value = means.get((metric, strategy, place.stage))
-                if value is None and place.stage == 0:
-                    value = means.get((metric, BASE_LABEL, 0))
-                if value is None:
-                    continue
-                who = foreign_text.name(strategy)
-                rows.append(
-                    {"rate": title, "strategy": who, "stage": place.stage, "place": place.label,
-                     "pct": float(value),
-                     "says": f"{who}; {title}; after {place.label}; {plain(value)} %"}
-                )  # fmt: skip
-    return rows
-
-
-def _complete_means(frame: pd.DataFrame, key: list[str]) -> pd.DataFrame:
-    """Means of `score_pct` by `key`; NaN where any part is."""
-    groups = frame.groupby(key)["score_pct"]
-    return groups.mean().where(groups.count() == groups.size()).to_frame()
-
-
-def _rates_spec(
-    view: View, rows: list[dict[str, Any]], metrics: Sequence[str], width: Width
-) -> Spec:
-    columns = min(len(metrics), 2) if width == "wide" else 1
-    x, colour = stage_axis(view), strategy_colour(view)
-    y: Spec = {"field": "pct", "type": "quantitative", "title": "%"}
-    return themed(
-        {
-            "data": {"values": rows},
-            "facet": {"field": "rate", "type": "nominal", "title": None, "sort": list(metrics),
-                      "header": {"labelFontWeight": 600, "labelFontSize": 12, "labelColor": INK,
-                                 "labelAnchor": "start"}},
-            "columns": columns,
-            "spec": {
-                "width": (PIXELS[width] - 60) // columns - (20 if columns > 1 else 0),
-                "height": 180,
-                "layer": [
-                    {"mark": {"type": "line", "strokeWidth": 2},
-                     "encoding": {"x": x, "y": y, "color": colour}},
-                    labelled_points(x, y, colour, strategy_shape(view), size=42),
-                ],
-            },
-        }
-    )  # fmt: skip
 
 
 def answer_types(view: View, types: pd.DataFrame | None) -> Chart | None:

@@ -17,8 +17,8 @@ _COLUMNS = (
     ("Target forgetting", "target_forgetting_pp", ""),
     ("Held-out final", "heldout_final_pp", "heldout_final_ci"),
     ("worst", "heldout_worst_pp", ""),
-    ("Superficial", "superficial_pp", ""),
-    ("Essential", "essential_pp", ""),
+    ("Superficial", "superficial_pp", "superficial_ci"),
+    ("Essential", "essential_pp", "essential_ci"),
 )
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 from harness.report import foreign_text
 from harness.report.content import Content
-from harness.report.numerals import plain, signed
+from harness.report.numerals import interval, plain, signed
 
+# The charts whose numbers are in no other table here.
+DRIFT_CHARTS = (
+    "split", "choices", "rates", "forced", "divergence", "free-running", "answer-types",
+)  # fmt: skip
 _MARKUP = {character: f"\\{character}" for character in "\\`*_[]|#~"} | {
     "<": "&lt;",
     ">": "&gt;",
@@ -41,7 +46,7 @@ def text(content: Content) -> str:
         _table(
             ["Strategy", *(key.removesuffix("_pp").replace("_", " ") for key in keys)],
             [
-                [foreign_text.name(str(row["strategy"])), *(signed(row[key]) for key in keys)]
+                [foreign_text.name(str(row["strategy"])), *(_figure(row, key) for key in keys)]
                 for row in board
             ],
         )
@@ -56,7 +61,7 @@ def text(content: Content) -> str:
             for row in panel.rows
         ]
         parts.append(_table(["Benchmark", *panel.stages], rows))
-    for name in ("split", "rates", "answer-types"):
+    for name in DRIFT_CHARTS:
         if name in content.charts:
             chart = content.charts[name]
             parts += [f"## {chart.title}", escape(chart.summary)]
@@ -71,6 +76,13 @@ def text(content: Content) -> str:
     parts += [f"- {escape(note)}" for note in content.provenance.notes]
     parts.append("\n".join(["```", *content.provenance.commands, "```"]))
     return "\n\n".join(parts) + "\n"
+
+
+def _figure(row: Mapping[Hashable, Any], key: str) -> str:
+    """A figure of the leaderboard, with its limits where the file has them."""
+    low, high = (f"{key.removesuffix('_pp')}_ci_{end}_pp" for end in ("low", "high"))
+    limits = f" {interval(row[low], row[high])}" if low in row else ""
+    return signed(row[key]) + limits
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,13 +1,14 @@
 """A view: a judgement arranged as the report shows it, with one row per strategy, stage, benchmark.
 
-Every number is a number of `scores.csv`, `deltas.csv` or `leaderboard.csv`; where a strategy has
-several runs it is the row of the mean over runs. Nothing is estimated here.
+Every number is a number of `scores.csv`, `deltas.csv` or `leaderboard.csv`, or of the measures
+behind `drift.csv`; where a strategy has several runs it is that of the mean over runs. Nothing is
+estimated here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import pandas as pd
@@ -33,6 +34,8 @@ class View:
     """A judged study, ready to be drawn and written."""
 
     judgement: Judgement
+    measures: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Held-out means of what was measured of answers, see `harness.analysis.measured`."""
 
     @cached_property
     def strategies(self) -> tuple[str, ...]:
@@ -76,6 +79,13 @@ class View:
             (str(s), str(b)): part for (s, b), part in ordered.groupby(["strategy", "benchmark"])
         }
 
+    def measured_of(self, strategy: str, measure: str) -> pd.DataFrame:
+        """One measure of one strategy by stage; no rows where it was not measured."""
+        found = self.measures
+        if found.empty:
+            return found
+        return found[(found["strategy"] == strategy) & (found["measure"] == measure)]
+
     @cached_property
     def stage_names(self) -> Mapping[tuple[str, int], str]:
         """(strategy, stage) -> its name, or all names where the runs have different orders."""
@@ -95,6 +105,10 @@ class View:
             name = f" {names.pop()}" if len(names) == 1 else ""
             places.append(Place(stage, f"{stage}{name}"))
         return places
+
+    def label_of(self, stage: int) -> str:
+        """What stands on an axis for a stage."""
+        return next(place.label for place in self.places if place.stage == stage)
 
     @cached_property
     def base_held_out_pct(self) -> float:

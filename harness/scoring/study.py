@@ -76,14 +76,12 @@ def read_scores(
             bench = grade_benchmark(task, row["role"], samples, columns, answers, scorers)
         if traits:
             texts = [a.texts if a else None for a in answers]
-            strict = task.scorers.get("strict")
-            read = diagnostic_columns(store, record["stages"], name, samples, strict, texts)
-            bench = with_rates(bench, task.headline, samples, trait_columns(samples, texts) | read)
+            bench = with_rates(bench, task.headline, samples, trait_columns(samples, texts))
         benchmarks[name] = bench
         repeated = _answers(store, name, record.get("base_again", {}).get(name), samples)
         if repeated and answers[0]:
             again.append((answers[0].texts, repeated.texts))
-    return StudyScores(
+    scores = StudyScores(
         study=record["study"],
         base_model=record["base_model"],
         stages=tuple(stages),
@@ -97,6 +95,28 @@ def read_scores(
         costs={name: TrainingCost(**cost) for name, cost in record.get("costs", {}).items()},
         audited=audited(study_dir, record),
     )
+    return read_diagnostics(scores, study_dir) if traits else scores
+
+
+def read_diagnostics(scores: StudyScores, study_dir: Path) -> StudyScores:
+    """A study's scores with what its diagnostics read among the rates; as they are without any.
+
+    Raises ResultsError where a file of the study is damaged.
+    """
+    record = read_record(study_dir)
+    if not any(stage.get("diagnostics") for stage in record.get("stages", ())):
+        return scores
+    store = Store(study_dir)
+    benchmarks = {}
+    for row in record["benchmarks"]:
+        name, task = row["name"], _task(record, row)
+        samples = store.read_samples(name, row["data"])
+        answers = [_answers(store, name, s["cells"].get(name), samples) for s in record["stages"]]
+        texts = [a.texts if a else None for a in answers]
+        strict = task.scorers.get("strict")
+        read = diagnostic_columns(store, record["stages"], name, samples, strict, texts)
+        benchmarks[name] = with_rates(scores.benchmarks[name], task.headline, samples, read)
+    return replace(scores, benchmarks=benchmarks)
 
 
 def _task(record: Mapping[str, Any], row: Mapping[str, Any]) -> Task:

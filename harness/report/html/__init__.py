@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from harness.report import drawing
 from harness.report.chart import WIDTHS
 from harness.report.content import Content
-from harness.report.numerals import plain, signed
+from harness.report.numerals import interval, plain, signed
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -70,6 +70,7 @@ def _environment() -> Environment:
     )
     environment.filters["signed"] = signed
     environment.filters["plain"] = plain
+    environment.filters["limits"] = interval
     environment.filters["exact"] = _exact
     return environment
 
