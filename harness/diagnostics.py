@@ -8,12 +8,17 @@ Cells of three kinds, each under a signature of its own, so that nothing of the 
 - `free-running`: the reference study's form. Every checkpoint gives its own answer, as long as it
   likes; kept for comparison with published figures.
 - `choices`: the likelihood of the options, for questions that have some.
+
+Tasks of lm-eval are probed like ours: a generated answer by its own stop strings, and where a task
+compares continuations the one position at which they begin. `choices` has nothing to add to them:
+options are compared already, or there are none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 
 from harness.errors import DataError, ManifestError, ResultsError, did_you_mean
 from harness.plan import Cell, Plan, owes
@@ -79,7 +84,27 @@ def with_diagnostics(
     for mark, answers in groups.items():
         more = [planner.cell(kind, cell, mark in picked) for kind in KINDS for cell in answers]
         cells += [*answers, *(cell for cell in more if cell)]
+    if picked:
+        _refuse_nothing(plan, asked.kinds, {cell.kind for cell in cells})
     return replace(plan, cells=[*cells, *(cell for cell in plan.cells if cell.again)])
+
+
+def _refuse_nothing(plan: Plan, kinds: Sequence[Kind], found: Collection[Kind | None]) -> None:
+    """Raises ManifestError for a kind that none of the study's benchmarks can be asked for."""
+    theirs = all(benchmark.lm_eval for benchmark in plan.benchmarks.values())
+    for kind in kinds:
+        if not plan.benchmarks or kind in found:
+            continue
+        if kind == "choices":
+            why = "no benchmark of this study asks questions with options" + (
+                ": tasks of lm-eval compare theirs already" if theirs else ""
+            )
+            raise ManifestError("--choices", f"{why}; leave it out")
+        raise ManifestError(
+            f"--probe {kind}",
+            "nothing here is answered freely: all benchmarks are tasks of lm-eval that compare "
+            "options; `--probe forced` reads where options begin",
+        )
 
 
 class _Planner:
@@ -128,16 +153,27 @@ class _Planner:
         }
         if kind == "free-running":
             return {**answers.signature, **probe, "max_new_tokens": FREE_TOKENS}
-        positions = min(int(str(answers.signature["max_new_tokens"])), POSITIONS)
+        # lm-eval's tasks that only compare are read where their continuations begin.
+        positions = max(1, min(int(str(answers.signature["max_new_tokens"])), POSITIONS))
         compared = {"max_new_tokens": positions, "top_k": TOP_K, "base": self._base[:16]}
         return {**answers.signature, **probe, **compared}
 
     def _n(self, kind: Kind, answers: Cell) -> int:
-        """Requests of a cell, about: whole groups are drawn. 0 = the task has no options."""
+        """Requests of a cell, about: whole groups are drawn. 0 = the task cannot be asked so."""
+        benchmark = self._plan.benchmarks[answers.task]
+        if benchmark.lm_eval and kind == "choices":
+            return 0
+        if benchmark.lm_eval and kind == "free-running" and not _generates(answers):
+            return 0
         if kind != "choices":
             return min(answers.n, self._samples[kind])
-        samples = self._plan.benchmarks[answers.task].load()
+        samples = benchmark.load()
         return sum(bool(options_of(sample)) for sample in samples)
+
+
+def _generates(answers: Cell) -> bool:
+    """Whether a task of lm-eval generates answers, or only compares continuations."""
+    return int(str(answers.signature["max_new_tokens"])) > 0
 
 
 def waves(plan: Plan, store: Store) -> list[Plan]:
@@ -183,21 +219,40 @@ def diagnostic_requests(
         pairs = zip(requests, samples, strict=True)
         return [replace(r, choices=options_of(s)) for r, s in pairs if options_of(s)]
     signature = cell.signature
+    told = [_can_be_read(cell, request) for request in requests]
+    requests, samples = list(compress(requests, told)), list(compress(samples, told))
     groups = [sample.group or sample.id for sample in samples]
     size, seed = int(str(signature["samples"])), int(str(signature["subset_seed"]))
     picked = [requests[place] for place in choose(cell.task, groups, size, seed)]
-    tokens = int(str(signature["max_new_tokens"]))
     probes = dict(_probes(cell, [request.sample_id for request in picked], store))
     return [
         replace(
             request,
-            decoding=replace(request.decoding, max_new_tokens=tokens),
-            choices=(),
+            decoding=replace(request.decoding, max_new_tokens=_positions(cell, request)),
+            # A prompt that lm-eval compares after is rendered otherwise than one to go on from.
+            choices=request.choices if request.verbatim else (),
             probe=probes[request.sample_id],
         )
         for request in picked
         if request.sample_id in probes
     ]
+
+
+def _can_be_read(cell: Cell, request: Request) -> bool:
+    """Whether a probe of that kind has something to read of a request.
+
+    Of lm-eval's comparisons not where nothing stands before what is compared, nor freely.
+    """
+    if not (request.verbatim and request.choices):
+        return True
+    return cell.kind == "forced" and any(part != "" for part in request.parts)
+
+
+def _positions(cell: Cell, request: Request) -> int:
+    """How many tokens of an answer are read; of a request that compares only one is its own."""
+    tokens = int(str(cell.signature["max_new_tokens"]))
+    compares = request.verbatim and bool(request.choices)
+    return 1 if compares and cell.kind == "forced" else tokens
 
 
 def _probes(cell: Cell, ids: Sequence[str], store: Store) -> Iterator[tuple[str, Probe]]:

@@ -247,3 +247,34 @@ def test_kl_by_hand():
     assert forward == pytest.approx(0.5 * np.log(0.5 / 0.9) + 0.5 * np.log(0.5 / 0.1), abs=1e-6)
     assert reverse == pytest.approx(0.9 * np.log(0.9 / 0.5) + 0.1 * np.log(0.1 / 0.5), abs=1e-6)
     assert kl(half, half) == (0.0, 0.0)
+
+
+class Letters:
+    """A tokenizer whose token k is the k-th letter; 26 is a special token."""
+
+    def decode(self, tokens: list[int], *, skip_special_tokens: bool, **_: object) -> str:
+        shown = "" if skip_special_tokens else "<end>"
+        return "".join(shown if token == 26 else chr(97 + token) for token in tokens)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "ends", "stop", "specials", "expected"),
+    [
+        ([0, 1, 2, 3], (), (), False, ("abcd", "length", 4)),
+        ([0, 1, 2, 3], (), ("z", ""), False, ("abcd", "length", 4)),
+        ([0, 1, 2, 9, 9, 9], (), ("c",), False, ("ab", "stop", 3)),  # the rest is padding
+        ([0, 1, 2, 26, 26], (26,), ("bc",), False, ("a", "stop", 3)),  # which may look like an end
+        ([0, 1, 26, 9], (26,), ("z",), False, ("ab", "stop", 3)),
+        ([0, 26, 9, 9], (), ("e",), True, ("a", "stop", 2)),  # in the name of a special token
+        ([2, 9], (), ("c",), False, ("", "stop", 1)),
+        ([], (), ("c",), False, ("", "length", 0)),
+    ],
+)
+def test_an_answer_is_as_long_as_it_took_to_stop(
+    tokens: list[int], ends: tuple[int, ...], stop: tuple[str, ...], specials: bool, expected: Any
+) -> None:
+    from harness.engines.decoding import answer_of
+
+    found = answer_of(tokens, ends, Decoding(6, stop), Letters(), specials=specials)
+    # What is padded with ordinary tokens in this test is text to the tokenizer.
+    assert found == expected

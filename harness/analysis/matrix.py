@@ -71,6 +71,8 @@ class Judged:
 
     reach: float = 1.0
     """The largest size that a difference of two values can have."""
+    signed: bool = False
+    """Whether values have either sign, so that a mean of 0 does not say that all are."""
 
     def __init__(self, scores: StudyScores, scorer: str):
         self.scores = scores
@@ -188,9 +190,10 @@ class Trait(Judged):
     def __init__(self, scores: StudyScores, name: str):
         super().__init__(scores, name)
         self.reach = _REACHES.get(name.partition("@")[0], 1.0)
+        self.signed = name == "choice_gap"
 
     def values(self, bench: BenchmarkScores) -> Floats:
-        """(n, n_columns) rates in [0, 1]; all NaN where the benchmark does not have it."""
+        """(n, n_columns) values, mostly shares; all NaN where the benchmark does not have it."""
         if self.scorer in bench.rates:
             return bench.rates[self.scorer]
         return np.full(bench.status.shape, np.nan)

@@ -137,7 +137,8 @@ def held_out_shifts(scores: StudyScores, path: Path, t: int, level: float) -> li
 
 def never(trait: Judged, contrast: Sequence[CellWeights]) -> bool:
     """Whether a trait occurs in none of the cells: no interval is worth its time."""
-    return all(trait.mean(name, key) == 0 for run in contrast for key, name in run)
+    means = (trait.mean(name, key) for run in contrast for key, name in run)
+    return not trait.signed and all(mean == 0 for mean in means)
 
 
 def shift_of(trait: Judged, contrast: Sequence[CellWeights], level: float) -> Shift | None:

@@ -61,6 +61,7 @@ def study(
 
     from harness.analysis.drift import explain
     from harness.analysis.options import JudgeOptions
+    from harness.lmeval.settings import is_lm_eval
     from harness.record import read_record
     from harness.report.csv_files import csv_text, write_text
     from harness.scoring.study import read_scores
@@ -71,7 +72,11 @@ def study(
     found = explain(read_scores(folder, traits=True), options)
     file = write_text(folder / "drift.csv", csv_text(found.table))
     # Other people's answers have no checkpoints here that could be read.
-    notes = notes_of(found) if read_record(folder)["kind"] == "scored" else []
+    record = read_record(folder)
+    notes = []
+    if record["kind"] == "scored":
+        theirs = all(is_lm_eval(row["name"]) for row in record["benchmarks"])
+        notes = notes_of(found, options_left=not theirs)
     if json_:
         typer.echo(json.dumps(as_json(found, notes), indent=1, ensure_ascii=True))
         return
@@ -105,8 +110,11 @@ def _values(found: Correlation) -> dict[str, Any]:
     return {"measure": found.measure, "n": found.n, **known}
 
 
-def notes_of(found: Explanation) -> list[str]:
-    """What was not measured of a study's checkpoints, and how to measure it."""
+def notes_of(found: Explanation, *, options_left: bool = True) -> list[str]:
+    """What was not measured of a study's checkpoints, and how to measure it.
+
+    `options_left`: whether questions may have options that are not compared by likelihood anyway.
+    """
     notes = []
     if "number_mass" not in found.measures:
         notes.append("the probability of numbers where answers begin was not measured")
@@ -116,7 +124,7 @@ def notes_of(found: Explanation) -> list[str]:
             "answers"
         )
     options = {"says_a", "says_yes"} & set(found.measures)
-    if options and "choice_accuracy" not in found.measures:
+    if options_left and options and "choice_accuracy" not in found.measures:
         notes.append(
             "whether options are still known where answers went wrong was not asked: "
             "`forgeteval score --choices` compares their likelihoods"

@@ -6,6 +6,7 @@ carry are not applied, so that all checkpoints and both engines decode alike.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,19 +80,45 @@ class StopStrings(StoppingCriteria):  # type: ignore[misc]
 
 
 def answer_of(
-    tokens: list[int], ends: Sequence[int], decoding: Decoding, tokenizer: Any
+    tokens: list[int],
+    ends: Sequence[int],
+    decoding: Decoding,
+    tokenizer: Any,
+    *,
+    specials: bool = False,
 ) -> tuple[str, str, int]:
-    """(text, finish reason, number of tokens with the end token) of one row of new tokens.
+    """(text, finish reason, number of tokens with what ended it) of one row of new tokens.
 
     The text is cut before each stop string, one after another in their order; rows that ended
     early are padded, which is dropped. A row cut at `max_new_tokens` finishes with `length`.
+    `specials`: as in `StopStrings`.
     """
     end = next((i for i, token in enumerate(tokens) if token in ends), None)
     if end is not None:
         tokens = tokens[: end + 1]
+    stopped = _stopped(tokens, decoding, tokenizer, skips=not specials)
+    tokens = tokens[:stopped]
     text = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     cut = text
     for stop in filter(None, decoding.stop):
         cut = cut.split(stop)[0]
-    reason = "stop" if end is not None or cut != text else "length"
+    reason = "length" if end is None and stopped is None else "stop"
     return cut, reason, len(tokens)
+
+
+def _stopped(tokens: list[int], decoding: Decoding, tokenizer: Any, *, skips: bool) -> int | None:
+    """How many tokens it took until a stop string was said; None = none was.
+
+    A batch goes on until its last row is done, so what follows is padding.
+    """
+    stops = tuple(filter(None, decoding.stop))
+
+    def said(n: int) -> bool:
+        text = tokenizer.decode(
+            tokens[:n], skip_special_tokens=skips, clean_up_tokenization_spaces=False
+        )
+        return any(stop in text for stop in stops)
+
+    if not stops or not said(len(tokens)):
+        return None
+    return bisect_left(range(len(tokens)), True, key=said)

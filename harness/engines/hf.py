@@ -279,7 +279,7 @@ class HFEngine:
             if bad:
                 predictions.append(_failed(job.request, NOT_NUMBERS))
                 continue
-            text, reason, n_tokens = answer_of(tokens, ends, decoding, tokenizer)
+            text, reason, n_tokens = answer_of(tokens, ends, decoding, tokenizer, specials=verbatim)
             found = Prediction(
                 sample_id=job.request.sample_id,
                 text=text,
@@ -421,7 +421,8 @@ def _fitting(row: Row, request: Request, limit: int | None) -> Row:
     Raises SampleError for what may not be cut: our own prompts, and those with pictures.
     """
     if request.verbatim and not row.picture:
-        if request.choices:  # each choice leaves another room: cut when it is appended
+        # Each choice leaves another room: cut when it is appended.
+        if request.choices and request.probe is None:
             return row
         room = (limit or row.length) - request.decoding.max_new_tokens
         if limit and room > 0:

@@ -71,7 +71,7 @@ def choices(view: View) -> Chart | None:
         names,
         rows,
         "Held-out questions with options, where each option's likelihood was compared as well "
-        "(`score --choices`). What free answers lose and the likelihood still knows is form. Both "
+        "(score --choices). What free answers lose and the likelihood still knows is form. Both "
         "add up to the change of the answers given; whiskers are intervals.",
     )
 
@@ -133,7 +133,7 @@ def _parts_spec(view: View, rows: list[Row], kinds: Mapping[str, str], width: Wi
     colour = {
         "field": "kind", "type": "nominal", "title": None, "sort": names,
         "scale": {"domain": names, "range": [PART_COLOURS[part] for part in kinds]},
-        "legend": {"orient": "top", "labelLimit": 0,
+        "legend": {"orient": "top", "labelLimit": 0, "columnPadding": 28,
                    "direction": "horizontal" if width == "wide" else "vertical"},
     }  # fmt: skip
     layers = [

@@ -27,14 +27,20 @@ class Grader:
         return self._seen[key]
 
 
-def chosen(prediction_text: str, choice_scores: Sequence[float] | None) -> str:
+def chosen(
+    prediction_text: str, choice_scores: Sequence[float] | None, words: Sequence[str] = ()
+) -> str:
     """The answer to grade: the text, or the letter of the likeliest choice.
 
-    >>> chosen("", [-3.0, -1.5])
-    'B'
+    `words`: the choices of a question without letters, of which the likeliest is the answer.
+
+    >>> chosen("", [-3.0, -1.5]), chosen("", [-3.0, -1.5], [" red", " blue"])
+    ('B', ' blue')
     """
     if not choice_scores:
         return prediction_text
     best = max(range(len(choice_scores)), key=choice_scores.__getitem__)
+    if words:
+        return words[best]
     # Only lm-eval's tasks have more options than letters; their grades do not come from here.
     return string.ascii_uppercase[best] if best < len(string.ascii_uppercase) else f"{best + 1}"

@@ -115,7 +115,11 @@ def read_diagnostics(scores: StudyScores, study_dir: Path) -> StudyScores:
         texts = [a.texts if a else None for a in answers]
         strict = task.scorers.get("strict")
         read = diagnostic_columns(store, record["stages"], name, samples, strict, texts)
-        benchmarks[name] = with_rates(scores.benchmarks[name], task.headline, samples, read)
+        # A probe need not have read all prompts of a document.
+        units = Units.of(task.headline, samples)
+        rates = {measure: units.known_mean(values) for measure, values in read.items()}
+        bench = scores.benchmarks[name]
+        benchmarks[name] = replace(bench, rates={**bench.rates, **rates})
     return replace(scores, benchmarks=benchmarks)
 
 
@@ -317,6 +321,16 @@ class Units:
         everything = np.where(np.isnan(total), np.nan, (lowest >= 1).astype(float))
         return everything if combine == "all" else (total / count + everything) / 2
 
+    def known_mean(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(n_samples, k) values -> (n_units, k) means of the members that have one."""
+        if self._trivial:
+            return values
+        known = np.isfinite(values)
+        total, count = (np.zeros((self.n, values.shape[1])) for _ in range(2))
+        np.add.at(total, self.unit, np.where(known, values, 0.0))
+        np.add.at(count, self.unit, known)
+        return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+
     def worst(self, status: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """(n_samples, k) -> (n_units, k): a unit is scored only if all its members are."""
         if self._trivial:
@@ -376,7 +390,11 @@ class StoredTexts:
                 ["sample_id", "text", "choice_scores"]
             )
             self._texts[benchmark, cell] = {
-                row["sample_id"]: chosen(row["text"], row["choice_scores"])
+                row["sample_id"]: chosen(
+                    row["text"],
+                    row["choice_scores"],
+                    _continuations(benchmark, self._sample(benchmark, row["sample_id"])),
+                )
                 for row in table.to_pylist()
             }
         return self._texts[benchmark, cell][sample_id]
@@ -388,6 +406,11 @@ def _stage(row: Mapping[str, Any]) -> Stage:
     )
 
 
+def _continuations(task: str, sample: Sample) -> Sequence[str]:
+    """What one of lm-eval's tasks compares where its options have no letters."""
+    return sample.choices if is_lm_eval(task) and sample.answer_type != "letter" else ()
+
+
 def _answers(
     store: Store, task: str, cell: str | None, samples: Sequence[Sample]
 ) -> Answers | None:
@@ -397,8 +420,10 @@ def _answers(
     rows = {row["sample_id"]: row for row in table.to_pylist()}
     found = [rows.get(sample.id) for sample in samples]
     texts = [
-        chosen(row["text"], row["choice_scores"]) if row and row["status"] == "ok" else None
-        for row in found
+        chosen(row["text"], row["choice_scores"], _continuations(task, sample))
+        if row and row["status"] == "ok"
+        else None
+        for sample, row in zip(samples, found, strict=True)
     ]
     failed = np.array([row is not None and row["status"] != "ok" for row in found], np.bool_)
     signature = metadata["signature"]
