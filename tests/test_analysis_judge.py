@@ -15,6 +15,7 @@ from harness.analysis import (
     recovery,
     scorer_of,
     suite_settings,
+    superficial_essential,
 )
 from harness.analysis.frames import DELTAS_COLUMNS, LEADERBOARD_COLUMNS, SCORES_COLUMNS
 from harness.analysis.scores import FAILED, MISSING, SCORED, BenchmarkScores, StudyScores
@@ -95,6 +96,55 @@ def row_of(frame, **wanted):
         frame = frame[frame[column] == value]
     assert len(frame) == 1
     return frame.iloc[0]
+
+
+def test_superficial_and_essential_have_the_intervals_of_paired_differences():
+    scores = study()
+    deltas = judge(scores).deltas
+    values, groups = scores.benchmarks["h0"].values, np.arange(N) // 2
+    strict, lenient = values["strict"], values["lenient"]
+    seen = 0
+    for start, end, contrast in ((0, 1, "base_to_stage"), (1, 2, "previous_to_stage")):
+        row = row_of(deltas, contrast=contrast, to_stage=end, benchmark="h0", role="held_out")
+        loss = superficial_essential(
+            (strict[:, start], strict[:, end]), (lenient[:, start], lenient[:, end]), groups
+        )
+        for name, part in (("superficial", loss.superficial), ("essential", loss.essential)):
+            limits = row[f"{name}_pp"], row[f"{name}_ci_low_pp"], row[f"{name}_ci_high_pp"]
+            assert limits == pytest.approx(100 * np.array([part.delta, part.low, part.high]))
+            assert limits[1] < limits[0] < limits[2]
+            seen += 1
+    assert seen == 4
+
+
+def test_superficial_and_essential_of_several_runs_hold_the_spread_of_the_runs():
+    scores = study(runs=3)
+    found = judge(scores)
+    wide = row_of(
+        found.deltas, run="mean", contrast="base_to_stage", to_stage=2, benchmark="held_out"
+    )
+    single = found.deltas[(found.deltas["contrast"] == "base_to_stage")
+                          & (found.deltas["to_stage"] == 2)
+                          & (found.deltas["benchmark"] == "held_out")
+                          & (found.deltas["run"] != "mean")]  # fmt: skip
+    assert len(single) == 3
+    for name in ("superficial", "essential"):
+        values = single[f"{name}_pp"].to_numpy(float)
+        assert wide[f"{name}_pp"] == pytest.approx(values.mean())
+        # At least the t interval of the three runs by themselves (t of 2 degrees at 97.5 %).
+        half = 4.302653 * values.std(ddof=1) / np.sqrt(3)
+        assert wide[f"{name}_pp"] - wide[f"{name}_ci_low_pp"] >= half > 0
+        last = found.figures["s"][name]
+        row = row_of(found.leaderboard, strategy="s")
+        assert row[f"{name}_ci_low_pp"] == pytest.approx(100 * last.low)
+        assert row[f"{name}_ci_high_pp"] == pytest.approx(100 * last.high)
+
+
+def test_one_scorer_has_no_superficial_part_and_no_limits_of_it():
+    row = judge(study(scorers=("logged",))).deltas.iloc[0]
+    cells = [row[f"{part}_{end}"] for part in ("superficial", "essential")
+             for end in ("pp", "ci_low_pp", "ci_high_pp")]  # fmt: skip
+    assert np.isnan(cells).all()
 
 
 def test_frames_have_the_documented_columns_and_follow_the_arrays():

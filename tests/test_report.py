@@ -382,7 +382,9 @@ def test_a_scored_study_has_pictures_rates_and_settings(native: Path) -> None:
     assert sorted(shown) == sorted([i // 2 for i in range(20)])
     assert "10 different pictures" in content.pictures.said
     rates = content.charts["rates"].spec("wide")["data"]["values"]
-    assert [row["pct"] for row in rates] == pytest.approx([0, 60, 60])
+    assert [row["delta"] for row in rates] == pytest.approx([0, 60, 60])
+    assert all(row["low"] < row["delta"] < row["high"] for row in rates[1:])
+    assert rates[1]["says"].startswith("llm; bare-number answers; after 1 first; 0.0 → 60.0 %; +60")
     assert content.provenance.settings.rows[0][0] == "words"
     assert [row[3] for row in content.provenance.checkpoints.rows] == ["base", "first", "later"]
     assert content.provenance.commands[0] == "forgeteval score checkpoints.yaml"

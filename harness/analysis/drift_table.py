@@ -62,7 +62,7 @@ def measured(scores: StudyScores, options: JudgeOptions | None = None) -> pd.Dat
                 if not _whole(trait, strategy.runs, t):
                     continue
                 contrast = measured_shift(trait, strategy.runs, t)
-                shift = shift_of(trait, contrast, options.level) if contrast else None
+                shift = shift_of(trait, contrast, options.level, unseen=True) if contrast else None
                 if shift is not None:
                     stage = strategy.longest.key(t).stage
                     row = {"strategy": strategy.name, "stage": stage}

@@ -141,13 +141,18 @@ def never(trait: Judged, contrast: Sequence[CellWeights]) -> bool:
     return not trait.signed and all(mean == 0 for mean in means)
 
 
-def shift_of(trait: Judged, contrast: Sequence[CellWeights], level: float) -> Shift | None:
-    """The trait's shift; None where a cell lacks it. Without limits where it never occurs."""
+def shift_of(
+    trait: Judged, contrast: Sequence[CellWeights], level: float, *, unseen: bool = False
+) -> Shift | None:
+    """The trait's shift; None where a cell lacks it.
+
+    Where it never occurs limits take time and tell little: only if `unseen` are they made.
+    """
     after = value_of(trait, [{c: w for c, w in run.items() if w > 0} for run in contrast])
     before = value_of(trait, [{c: -w for c, w in run.items() if w < 0} for run in contrast])
     if not np.isfinite(before + after):
         return None
-    if never(trait, contrast):
+    if not unseen and never(trait, contrast):
         still = replace(not_available("never occurs", level=level), delta=0.0)
         return Shift(trait.scorer, before, after, still)
     return Shift(trait.scorer, before, after, estimate(trait, contrast, level=level))

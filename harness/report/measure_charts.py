@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from harness.report import foreign_text
@@ -77,7 +78,7 @@ def measured(view: View) -> Iterator[Chart]:
 
 
 def _rows(view: View, panels: Panels) -> list[dict[str, Any]]:
-    """A zero at the base, then the changes. A measure that never occurs is left out."""
+    """A zero at the base, then the changes. A token class without any probability is left out."""
     rows: list[dict[str, Any]] = []
     names = [] if view.measures.empty else list(view.measures["measure"].unique())
     for measure in names:
@@ -88,7 +89,8 @@ def _rows(view: View, panels: Panels) -> list[dict[str, Any]]:
         title = panels.titles.get(str(measure)) or CLASSES.get(of) or foreign_text.name(of)
         for strategy in view.strategies:
             stages = view.measured_of(strategy, str(measure))
-            if not stages.empty and stages[["before", "after"]].abs().to_numpy().max() > 0:
+            levels = stages[["before", "after"]].to_numpy() if len(stages) else np.zeros(1)
+            if len(stages) and (levels.any() or not of):
                 rows += _line(view, strategy, title, stages)
     return rows
 
