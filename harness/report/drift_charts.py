@@ -50,7 +50,8 @@ def split(view: View) -> Chart | None:
         rows,
         "A loss of form is forgiven by the lenient scorer: the answer is known and written "
         "otherwise. A loss of knowledge is not. Both add up to the change under the strict "
-        "scorer; whiskers are intervals.",
+        "scorer; whiskers are intervals. An answer of the wrong kind (a number for a colour) is "
+        "knowledge here; forgeteval drift tells it apart.",
     )
 
 
