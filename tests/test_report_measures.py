@@ -24,6 +24,7 @@ from harness.analysis import JudgeOptions, measured
 from harness.analysis.drift import Explanation
 from harness.report import markdown
 from harness.report.content import Content, Wanted, gather
+from harness.report.drift_charts import split
 from harness.report.html import page
 from harness.report.measure_charts import measured as charts_of
 from harness.report.view import View
@@ -139,6 +140,20 @@ def test_a_stage_that_lacks_a_benchmark_is_left_out(
         ("KL(base ‖ model)", "llm"), "2 place"
     ] == "NA"  # fmt: skip
     assert list(charts_of(View(content.view.judgement, pd.DataFrame()))) == []
+
+
+def test_a_change_of_which_one_part_is_known_is_not_taken_apart(
+    told: tuple[Explanation, Content],
+) -> None:
+    """As where one of lm-eval's tasks, which has one metric, is among those held out."""
+    _, content = told
+    deltas = content.view.judgement.deltas.copy()
+    deltas.loc[deltas["to_stage"] == 2, "superficial_pp"] = np.nan
+    chart = split(View(replace(content.view.judgement, deltas=deltas)))
+    assert chart is not None
+    assert {row["stage"] for row in chart.spec("wide")["data"]["values"]} == {1}
+    deltas["superficial_pp"] = np.nan
+    assert split(View(replace(content.view.judgement, deltas=deltas))) is None
 
 
 def test_the_markdown_report_has_the_same_tables(told: tuple[Explanation, Content]) -> None:

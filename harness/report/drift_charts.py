@@ -102,11 +102,16 @@ def _part(
 def _taken_apart(
     view: View, named: tuple[str, str], kinds: Mapping[str, str], rows: list[Row], note: str
 ) -> Chart | None:
-    """The chart `named` (name, title) of two parts of one change; None where nothing is known."""
+    """The chart `named` (name, title) of two parts of one change; None where nothing is known.
+
+    A stage of which one part alone is known is left out: its bars would not add up.
+    """
     points: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows:
         if row["delta"] is not None:
             points.setdefault((row["strategy"], row["place"]), {})[row["kind"]] = row
+    points = {at: parts for at, parts in points.items() if len(parts) == len(kinds)}
+    rows = [row for row in rows if (row["strategy"], row["place"]) in points]
     if not points:
         return None
     (who, where), deepest = min(
