@@ -29,6 +29,7 @@ from harness.engines.layouts import shortened
 from harness.engines.options import HFOptions
 from harness.engines.positions import ClassIndex, Reader, with_reading
 from harness.engines.prompts import Prompter, refuse_long
+from harness.engines.rotary import remember_positions
 from harness.engines.weights import LiveWeights, NeedsConversionError
 from harness.errors import CheckpointError, Problem, SampleError, UserError, first_line
 from harness.types import Checkpoint, Prediction, Probe, Request
@@ -165,6 +166,7 @@ class HFEngine:
         if problems:
             raise CheckpointError(str(folder), shortened(problems))
         model.eval()
+        remember_positions(model)
         # `generate` would fill in whatever its own configuration leaves open from this one.
         model.generation_config = GenerationConfig()
         self.starts += 1
