@@ -155,6 +155,27 @@ def test_second_checkpoint_pays_no_preprocessing_and_no_vision_tower(
         assert engine.counts == {**paid, "encoded": 2 * len(SIZES)}
 
 
+def test_rotary_positions_are_worked_out_once_and_by_value(
+    folders: dict[tuple[Family, str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches of other prompts, other padding or other picture sizes have positions of their own."""
+    engine, requests = fresh(), asked(2)
+    first = answers(engine, folders["qwen2_5_vl", "a"], requests)
+    memo = engine._live.model.base_model.get_rope_index
+    paid = memo.computed
+    assert paid > 0
+    assert answers(engine, folders["qwen2_5_vl", "a"], requests) == first
+    assert memo.computed == paid
+    alone = [answers(engine, folders["qwen2_5_vl", "a"], [request]) for request in requests]
+    assert {name: found for one in alone for name, found in one.items()} == first
+    assert memo.computed > paid
+    monkeypatch.setattr("harness.engines.rotary.LIMIT_BYTES", 0)
+    forgetful = fresh()
+    assert answers(forgetful, folders["qwen2_5_vl", "a"], requests) == first
+    assert answers(forgetful, folders["qwen2_5_vl", "a"], requests) == first
+    assert forgetful._live.model.base_model.get_rope_index.computed == 2 * paid
+
+
 def test_nothing_kept_gives_the_same_answers(
     folders: dict[tuple[Family, str], Path], alone: Alone
 ) -> None:

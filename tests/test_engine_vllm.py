@@ -81,7 +81,7 @@ def engine() -> Iterator[Any]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_checkpoint_of_a_sweep_answers_like_transformers(
-    family: Family, engine: Any, tmp_path: Path
+    family: Family, engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A, A with another language model, B with other key names, A with another vision tower, A.
 
@@ -103,6 +103,11 @@ def test_every_checkpoint_of_a_sweep_answers_like_transformers(
     assert engine.counts["starts"] == 1
     assert engine.counts["preprocessed"] == len(SIZES)
     assert engine.cold_starts == []
+    # A known prompt goes to the engine as it went the first time.
+    monkeypatch.setattr(engine._inputs, "_rendered", None)
+    shown = requests[:3]
+    assert by_id(engine.generate(shown)) == expected(checkpoint(a), shown)[0]
+    monkeypatch.undo()
 
     lacking = Path(shutil.copytree(b, tmp_path / "lacking"))
     rewrite_tensors(lacking, lambda n, t: None if n.endswith("0.mlp.up_proj.weight") else (n, t))

@@ -43,8 +43,9 @@ class RotaryMemo:
     def _key(self, arguments: tuple[Any, ...], options: dict[str, Any]) -> bytes:
         """Hash of the arguments by value. `generate` hands on options that the real one ignores."""
         digest = hashlib.sha256()
-        named = {name: value for name, value in options.items() if name in self._accepted}
-        for name, value in sorted({**dict(zip(self._accepted, arguments)), **named}.items()):
+        given = dict(zip(self._accepted, arguments, strict=False)) | options
+        for name in sorted(given.keys() & self._accepted.keys()):
+            value = given[name]
             digest.update(f"{name} ".encode())
             if isinstance(value, torch.Tensor):
                 digest.update(f"{value.dtype} {tuple(value.shape)} {value.device} ".encode())

@@ -9,6 +9,7 @@ score. Names and shapes are compared before a reload, because a failed one leave
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,9 +33,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
 from vllm import LLM, SamplingParams, envs
-from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 from vllm.engine.arg_utils import EngineArgs
-from vllm.exceptions import VLLMClientError
 from vllm.lora.request import LoRARequest
 from vllm.triton_utils import HAS_TRITON
 
@@ -48,7 +47,7 @@ from harness.engines.decoding import answer_of
 from harness.engines.layouts import served_name
 from harness.engines.options import VLLMOptions
 from harness.engines.positions import with_reading
-from harness.engines.prompts import Prompter, prompt_key, refuse_long
+from harness.engines.prompts import Prompter, refuse_long
 from harness.engines.vllm_asks import (
     CANARIES,
     CANARY_TOKENS,
@@ -67,6 +66,7 @@ from harness.engines.vllm_checkpoints import (
     refuse_differences,
 )
 from harness.engines.vllm_features import connector, vision_digest
+from harness.engines.vllm_inputs import REFUSALS, EngineInputs
 from harness.engines.vllm_reading import Extension, Masses
 from harness.errors import CheckpointError, SampleError, UserError, first_line
 from harness.types import Checkpoint, Prediction, Request
@@ -74,8 +74,6 @@ from harness.types import Checkpoint, Prediction, Request
 # Log-probabilities of one prompt on one engine repeat to far better than this, and two
 # checkpoints that were trained apart differ by far more.
 CANARY_TOLERANCE = 1e-3
-# What vLLM raises for a request, or a start, that it cannot serve.
-REFUSALS = (VLLMClientError, ValueError, RuntimeError, TypeError, KeyError, IndexError)
 NO_PROBES = (
     "vLLM's distributions cannot be read on its second model runner, nor while it speculates; "
     "unset VLLM_USE_V2_MODEL_RUNNER, drop engine.speculative_config, or probe with --engine hf"
@@ -122,8 +120,7 @@ class VLLMEngine:
         self._prompter: Prompter | None = None
         self._lora: LoRARequest | None = None
         self._lora_ids: dict[str, int] = {}
-        self._sent: set[str] = set()
-        self._prompts: dict[tuple[object, ...], tuple[int, ...]] = {}
+        self._inputs: EngineInputs | None = None
         self._serial = 0
         self._measures = False
 
@@ -150,7 +147,6 @@ class VLLMEngine:
         fingerprint = processor_fingerprint(Path(checkpoint.processor_path))
         if self._prompter is None or self._prompter.fingerprint != fingerprint:
             self._prompter = Prompter(checkpoint)
-            self._prompts.clear()
         # An engine started with room for adapters needs no second start when the first one comes.
         rank = max(int(self._options.arguments.get("max_lora_rank", 0)), lora_rank(checkpoint))
         kind = _Kind(architecture(Path(checkpoint.path)), fingerprint, rank)
@@ -235,9 +231,8 @@ class VLLMEngine:
         if self._llm is not None:
             self._llm.llm_engine.engine_core.shutdown()
             self._llm = None
-            cleanup_dist_env_and_memory()
         self._weights = None
-        self._sent.clear()
+        self._inputs = None
         self._lora_ids.clear()
 
     def _serves(self, kind: _Kind) -> bool:
@@ -253,6 +248,7 @@ class VLLMEngine:
     def _start(self, checkpoint: Checkpoint, wanted: Weights, kind: _Kind) -> None:
         """A new engine that holds `wanted`, and its canary."""
         self.close()
+        gc.collect()  # the engine before this one
         folder = Path(checkpoint.path)
         names = list(tensor_index(folder))
         # What vLLM cannot read by itself is streamed into an engine of random weights.
@@ -268,6 +264,9 @@ class VLLMEngine:
             }
             if kind.lora_rank:
                 arguments.update(enable_lora=True, max_lora_rank=kind.lora_rank)
+            if arguments.get("enforce_eager"):
+                # vLLM compiles its helpers all the same: seconds, for what is hardly used.
+                torch.compiler.set_stance("force_eager")
             try:
                 self._llm = LLM(**arguments)
                 if streamed:
@@ -282,6 +281,8 @@ class VLLMEngine:
         self.starts += 1
         self._kind = kind
         self._longest = int(self._llm.model_config.max_model_len)
+        assert self._prompter is not None
+        self._inputs = EngineInputs(self._llm, self._prompter)
         canary = self._canary()
         known = self._canaries.setdefault(wanted, canary)
         if not _alike(known, canary):
@@ -404,41 +405,21 @@ class VLLMEngine:
 
     def _send(self, ask: Ask, count: bool) -> str:
         """Hand one ask to the engine; its id. Raises SampleError when vLLM refuses it."""
-        assert self._llm is not None and self._prompter is not None
+        assert self._llm is not None and self._inputs is not None
         if ask.refusal:
             raise SampleError(ask.refusal)
-        request, prompter = ask.request, self._prompter
-        key = prompt_key(request)
-        if key not in self._prompts:
-            self._prompts[key] = tuple(prompter.prompt_tokens(request))
-        shown = [request.images[part] for part in request.parts if isinstance(part, int)]
-        tokens = [*self._prompts[key], *ask.more]
-        if request.verbatim and not shown:
-            # Another program's text is cut as that program cuts it: from the left.
-            room = self._longest - (1 if request.choices else request.decoding.max_new_tokens)
-            tokens = tokens[-room:] if room > 0 else tokens
-        prompt: dict[str, Any] = {"prompt_token_ids": tokens}
+        before = self._inputs.preprocessed
+        prompt = self._inputs.of(ask)
+        self.preprocessed += (self._inputs.preprocessed - before) * count
         self._serial += 1
         name = f"{self._serial}"
-        known = bool(shown) and all(image.sha256 in self._sent for image in shown)
-        if shown:
-            prompt["multi_modal_uuids"] = {"image": [image.sha256 for image in shown]}
-        for cached in (True, False) if known else (False,):
-            if shown:
-                data = [None if cached else image.decode() for image in shown]
-                prompt["multi_modal_data"] = {"image": data}
-            try:
-                self._llm.llm_engine.add_request(
-                    name, dict(prompt), ask.params, lora_request=self._lora if count else None
-                )
-            except REFUSALS as error:
-                if not cached:
-                    raise SampleError(f"vLLM refused it: {first_line(error)}") from None
-            else:
-                self._sent.update(image.sha256 for image in shown)
-                self.preprocessed += bool(shown) and count and not cached
-                return name
-        raise SampleError("vLLM refused it")
+        try:
+            self._llm.llm_engine.add_request(
+                name, prompt, ask.params, lora_request=self._lora if count else None
+            )
+        except REFUSALS as error:
+            raise SampleError(f"vLLM refused it: {first_line(error)}") from None
+        return name
 
     def _adapter(self, checkpoint: Checkpoint) -> LoRARequest | None:
         if not checkpoint.adapter:
