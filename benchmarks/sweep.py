@@ -438,6 +438,9 @@ def main() -> None:
         "--workers", nargs="+", type=int, default=[1, os.cpu_count() or 1],
         help="engines at a time: one process, and one per core",
     )  # fmt: skip
+    parser.add_argument(
+        "--threads", type=int, help="of every process, ours and the peers'; else as each chooses",
+    )  # fmt: skip
     parser.add_argument("--measure", type=int, default=3, help="checkpoints run per peer")
     parser.add_argument("--checkpoints", type=int, help="only the first so many of the study")
     parser.add_argument("--environments", type=Path, default=ROOT / "benchmarks" / ".envs")
@@ -446,6 +449,8 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if options.threads:
+        os.environ["OMP_NUM_THREADS"] = str(options.threads)
 
     micro = micro_study(options.study)
     micro = Study(micro.name, micro.checkpoints[: options.checkpoints], micro.tasks)
