@@ -1,8 +1,9 @@
 """What an audit costs beside plainly reading both files: time and resident memory.
 
-Writes synthetic checkpoints with the shapes of a language model (2 GB each by default), in bfloat16
-and float32: one to start from, and ones of which nothing, one component (`sa_proj`) or everything
-moved. Reading and comparing take turns; the table has the median of the paired ratios.
+Writes synthetic checkpoints with the shapes of a language model (2 GB each by default), in
+bfloat16, float16 and float32: one to start from, and ones of which nothing, one component
+(`sa_proj`) or everything moved. Reading and comparing take turns; the table has the median of the
+paired ratios.
 
     .venv/bin/python benchmarks/audit.py --json audit.json
 
@@ -45,7 +46,7 @@ CASES: dict[str, Callable[[str], bool]] = {
     "sa_proj": lambda name: component_of(name) == "sa_proj",
     "everything": lambda name: True,
 }
-DTYPES = {"BF16": 2, "F32": 4}
+DTYPES = {"BF16": 2, "F16": 2, "F32": 4}
 
 
 def shapes(size: float, itemsize: int) -> dict[str, tuple[int, ...]]:
@@ -74,8 +75,9 @@ def write(folder: Path, dtype: str, size: float, moves: Callable[[str], bool]) -
         for number, (name, of) in enumerate(header.items()):
             values = np.roll(noise, 977 * number) * np.float32(1.01 if moves(name) else 1)
             values = np.resize(values, prod(of["shape"]))
-            bits = values.view(np.uint32)
-            sink.write((bits >> 16).astype(np.uint16) if dtype == "BF16" else bits)
+            if dtype == "BF16":
+                values = (values.view(np.uint32) >> 16).astype(np.uint16)
+            sink.write(values.astype(np.float16) if dtype == "F16" else values)
     (folder / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
     return folder
 

@@ -1,13 +1,16 @@
-"""Moves: how far tensors moved from one checkpoint to the next, measured on mapped bytes.
+"""Moves: how far tensors moved from one checkpoint to the next, measured chunk by chunk.
 
-Windows of both files are mapped, compared as bytes and let go again, by a few processes at once.
-Arithmetic is done only where bytes differ, so that a tensor that stayed costs little more than
-reading it.
+Both files are read side by side and compared as bytes, by a few processes at once. Arithmetic is
+done only where bytes differ, so that a tensor that stayed costs little more than reading it.
+
+Read into the same room again and again, not mapped: what is read lies in the cache when it is
+compared, a mapping's pages cost more than the copy, and a file cut short is an error, not a signal.
 """
 
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import signal
 import sys
@@ -15,8 +18,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, replace
 from math import sqrt
 from multiprocessing import get_context
 from typing import Any
@@ -27,12 +29,10 @@ from numpy.typing import NDArray
 from harness.checkpoints import NUMPY_DTYPES, TensorEntry
 from harness.errors import CheckpointError
 
-# Mapped at a time, per file and worker: nearly all the memory that a comparison takes.
+# A worker's piece of work.
 WINDOW_BYTES = 1 << 24
-# Compared at a time: large enough that Python costs nothing, small enough for a shared cache.
-SCAN_BYTES = 1 << 20
-# Subtracted at a time: every pass over it should find it in the cache of its core.
-CHUNK_BYTES = 1 << 18
+# Read at a time: few calls, and every pass over it finds it in a cache.
+CHUNK_BYTES = 1 << 19
 # More would wait for memory, and hold more of it.
 WORKERS = min(4, os.cpu_count() or 1)
 # Bytes of a checkpoint from which processes gain more than they cost: hundredths of a second.
@@ -50,6 +50,9 @@ _BITS: Mapping[str, tuple[Any, Any, int]] = {
 }
 # Below this F16 has no numbers: what was BF16 or F32 before lost so much in it, and did not move.
 _F16_GAP = 2.0**-24
+# Sums of squares of a start and its difference below which neither they nor the end reach 2^16,
+# where F16 ends: what was Inf or NaN in it is a number beyond that when it is widened.
+_SURELY_FINITE = 2.0**30
 # What float32 can hold well enough for a norm.
 _SUBTRACTABLE = frozenset(NUMPY_DTYPES) - {"F8_E5M2", "F8_E4M3", "F8_E8M0", "C64"}
 # One pass that ends at the first difference and lets other threads run; numpy would write an
@@ -99,25 +102,46 @@ class _Window:
     def retyped(self) -> bool:
         return self.earlier.dtype != self.later.dtype
 
-    def mapped(self, which: int) -> Bytes:
-        """Bytes of the earlier (0) or the later (1) tensor."""
-        entry, first = (self.earlier, self.later)[which], self.first[which]
-        try:
-            place = entry.offset + first
-            # As a plain array: each slice of a memmap runs Python code.
-            return np.asarray(np.memmap(entry.file, np.uint8, "r", place, self.count[which]))
-        except ValueError:
-            raise CheckpointError(str(entry.file), f"ends inside tensor {entry.name}") from None
+    @property
+    def alone(self) -> bool:
+        return self.earlier is self.later
+
+    def chunks(self) -> Iterator[tuple[Bytes, Bytes]]:
+        """Bytes of the same elements of both, good until the next are asked for.
+
+        Raises CheckpointError where a file ends early.
+        """
+        sizes = [_size(entry) for entry in (self.earlier, self.later)] if self.retyped else [1, 1]
+        elements = CHUNK_BYTES // max(sizes)
+        with self._opened(0) as one, self._opened(1) as other:
+            for done in range(0, self.count[1] // sizes[1], elements):
+                left = [n // size - done for n, size in zip(self.count, sizes, strict=True)]
+                now = min(elements, *left)
+                after = self._read(other, 1, now * sizes[1])
+                yield after if self.alone else self._read(one, 0, now * sizes[0]), after
+
+    def _opened(self, which: int) -> io.FileIO:
+        stream = io.FileIO((self.earlier, self.later)[which].file)
+        stream.seek((self.earlier, self.later)[which].offset + self.first[which])
+        return stream
+
+    def _read(self, stream: io.FileIO, which: int, count: int) -> Bytes:
+        chunk = _ROOM.bytes[which][:count]
+        if stream.readinto(chunk.data) != count:
+            entry = (self.earlier, self.later)[which]
+            raise CheckpointError(str(entry.file), f"ends inside tensor {entry.name}")
+        return chunk
 
 
-class _Scratch(threading.local):
-    """Room for two chunks as float32, kept: the system would clear new room for each window."""
+class _Room(threading.local):
+    """Room for two chunks, as stored and as float32; kept, as the system clears new room first."""
 
     def __init__(self) -> None:
+        self.bytes = [np.empty(CHUNK_BYTES, np.uint8) for _ in range(2)]
         self.floats = [np.empty(CHUNK_BYTES, np.float32) for _ in range(2)]
 
 
-_SCRATCH = _Scratch()
+_ROOM = _Room()
 
 
 @dataclass(slots=True)
@@ -153,7 +177,8 @@ def measure(
     try:
         sums = _measured(jobs, windows, report)
     except BrokenProcessPool:
-        raise _killed(jobs) from None
+        text = "a process that compared its weights was killed; is there memory left?"
+        raise CheckpointError(str(jobs[0][1].file.parent), text) from None
     moves = {
         later.name: _move(earlier, later, whole)
         for (earlier, later), whole in zip(jobs, sums, strict=True)
@@ -191,9 +216,8 @@ def _measured(
 def _pool(total: int) -> Executor:
     """Workers for `total` bytes of a checkpoint.
 
-    Processes, because threads would wait for the interpreter's lock between any two passes, and
-    because a file that is cut short while it is mapped kills who reads it. Forked, because they
-    then begin within milliseconds; outside Linux a fork is not safe.
+    Processes, because threads would wait for the interpreter's lock between any two passes.
+    Forked, because they then begin within milliseconds; outside Linux a fork is not safe.
     """
     if total < _WORTH_A_FORK or sys.platform != "linux":
         return ThreadPoolExecutor(WORKERS)
@@ -205,32 +229,27 @@ def _leave_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _killed(jobs: Sequence[Pair]) -> CheckpointError:
-    """Why a worker died."""
-    for entry in chain.from_iterable(jobs):
-        if entry.file.stat().st_size < entry.offset + entry.nbytes:
-            text = f"was cut short while it was read, and ends inside tensor {entry.name}"
-            return CheckpointError(str(entry.file), text)
-    text = "a process that compared its weights was killed; is there memory left, and the disk?"
-    return CheckpointError(str(jobs[0][1].file.parent), text)
-
-
 def _windows(earlier: TensorEntry, later: TensorEntry) -> Iterator[_Window]:
     if earlier.dtype == later.dtype:
         for first in range(0, later.nbytes, WINDOW_BYTES):
             count = min(WINDOW_BYTES, later.nbytes - first)
             yield _Window(earlier, later, (first, first), (count, count))
         return
-    sizes = [max(entry.nbytes // max(entry.size, 1), 1) for entry in (earlier, later)]
+    sizes = _size(earlier), _size(later)
     step = WINDOW_BYTES // max(sizes)
-    for first in range(0, later.size, step):
-        count = min(step, later.size - first)
+    for begin in range(0, later.size, step):
+        count = min(step, later.size - begin)
         yield _Window(
             earlier,
             later,
-            (first * sizes[0], first * sizes[1]),
+            (begin * sizes[0], begin * sizes[1]),
             (count * sizes[0], count * sizes[1]),
         )
+
+
+def _size(entry: TensorEntry) -> int:
+    """Bytes of an element."""
+    return max(entry.nbytes // max(entry.size, 1), 1)
 
 
 def _move(earlier: TensorEntry, later: TensorEntry, whole: _Sums) -> Move:
@@ -244,23 +263,21 @@ def _compare(window: _Window) -> _Sums:
     subtractable = {window.earlier.dtype, window.later.dtype} <= _SUBTRACTABLE
     if window.retyped and not subtractable:
         return _Sums(moved=True)
-    after = window.mapped(1)
-    before = after if window.earlier is window.later else window.mapped(0)
     if window.retyped:
-        return _subtract(window, before, after)
-    found = _scan(before, after, window.later.dtype)
-    return _subtract(window, before, after) if found.moved and subtractable else found
+        return _subtract(window)
+    found = _scan(window)
+    return _subtract(window) if found.moved and subtractable else found
 
 
-def _scan(before: Bytes, after: Bytes, dtype: str) -> _Sums:
+def _scan(window: _Window) -> _Sums:
     """Whether any byte differs; ends there where the difference will be measured anyway."""
-    found = _Sums()
-    for first in range(0, len(after), SCAN_BYTES):
-        part, other = after[first : first + SCAN_BYTES], before[first : first + SCAN_BYTES]
-        found.moved |= _memcmp(other.ctypes.data, part.ctypes.data, len(part)) != 0
+    found, dtype = _Sums(), window.later.dtype
+    for before, after in window.chunks():
+        if not window.alone:
+            found.moved |= _memcmp(before.ctypes.data, after.ctypes.data, len(after)) != 0
         if found.moved and dtype in _SUBTRACTABLE:
             break
-        found.finite &= _finite(part, dtype)
+        found.finite &= _finite(after, dtype)
     return found
 
 
@@ -272,40 +289,34 @@ def _finite(raw: Bytes, dtype: str) -> bool:
     return bool(raw.view(signed).max() < infinity and raw.view(unsigned).max() < infinity + sign)
 
 
-def _subtract(window: _Window, before: Bytes, after: Bytes) -> _Sums:
+def _subtract(window: _Window) -> _Sums:
     whole = _Sums()
     read = _values if window.retyped else _reader(window.later.dtype)
     types = window.earlier.dtype, window.later.dtype
-    scratch = _SCRATCH.floats
     with np.errstate(invalid="ignore", over="ignore"):
-        for raw_before, raw_after in _chunks(window, before, after):
-            start = read(raw_before, types[0], scratch[0])
-            end = read(raw_after, types[1], scratch[1])
-            delta = np.subtract(end, start, out=scratch[1][: len(end)])
+        for before, after in window.chunks():
+            start = read(before, types[0], _ROOM.floats[0])
+            end = read(after, types[1], _ROOM.floats[1])
+            delta = np.subtract(end, start, out=_ROOM.floats[1][: len(end)])
             if window.retyped and "F16" in types:
                 delta[np.abs(delta) < _F16_GAP] = 0
-            whole.squares += float(np.dot(delta, delta))
-            whole.start += float(np.dot(start, start))
+            squares, begun = float(np.dot(delta, delta)), float(np.dot(start, start))
+            if not (squares < _SURELY_FINITE and begun < _SURELY_FINITE):
+                finite = [_finite(raw, t) for raw, t in zip((before, after), types, strict=True)]
+                squares = squares if all(finite) else np.nan
+                whole.finite &= finite[1]
+            whole.squares += squares
+            whole.start += begun
             reach = float(np.maximum.reduce(delta)), -float(np.minimum.reduce(delta))
             whole.largest = max(whole.largest, *reach)
     # In another type the bytes always differ; what counts are the values.
     whole.moved = not window.retyped or whole.squares != 0 or whole.largest > 0
     whole.start *= whole.moved
-    whole.finite = bool(np.isfinite(whole.squares)) or _finite(after, window.later.dtype)
     return whole
 
 
-def _chunks(window: _Window, before: Bytes, after: Bytes) -> Iterator[tuple[Bytes, Bytes]]:
-    """The bytes of the same elements of both."""
-    sizes = [np.dtype(NUMPY_DTYPES[e.dtype]).itemsize for e in (window.earlier, window.later)]
-    step = CHUNK_BYTES // max(sizes)
-    for first in range(0, len(after) // sizes[1], step):
-        cuts = [slice(first * size, (first + step) * size) for size in sizes]
-        yield before[cuts[0]], after[cuts[1]]
-
-
 def _reader(dtype: str) -> Callable[[Bytes, str, Floats], Floats]:
-    return _halves if dtype == "BF16" else _values
+    return _halves if dtype in ("BF16", "F16") else _values
 
 
 def _values(raw: Bytes, dtype: str, into: Floats) -> Floats:
@@ -322,8 +333,8 @@ def _values(raw: Bytes, dtype: str, into: Floats) -> Floats:
     return into[: len(stored)]
 
 
-def _halves(raw: Bytes, _: str, into: Floats) -> Floats:
-    """bfloat16 as float32, even places before odd ones: norms and maxima mind no order.
+def _halves(raw: Bytes, dtype: str, into: Floats) -> Floats:
+    """BF16 or F16 as float32, even places before odd ones: norms and maxima mind no order.
 
     Two places are read as one number of 32 bits, which takes half the time of reading each.
     """
@@ -333,7 +344,15 @@ def _halves(raw: Bytes, _: str, into: Floats) -> Floats:
     np.bitwise_and(pairs, 0xFFFF0000, out=bits[half : 2 * half])
     if len(raw) % 4:
         bits[2 * half] = np.uint32(raw[-2:].view(np.uint16)[0]) << 16
-    return into[: len(raw) // 2]
+    values = into[: len(raw) // 2]
+    if dtype == "F16":
+        # The exponent has three bits less, and counts from 112 lower; numpy's own cast takes
+        # five times as long. Inf and NaN become 2^16 and more.
+        signed = values.view(np.int32)
+        np.right_shift(signed, 3, out=signed)
+        np.bitwise_and(values.view(np.uint32), 0x8FFFFFFF, out=values.view(np.uint32))
+        np.multiply(values, np.float32(2.0**112), out=values)
+    return values
 
 
 def sum_squares(entry: TensorEntry) -> float | None:
@@ -348,8 +367,14 @@ def _start(window: _Window) -> float:
     dtype = window.earlier.dtype
     if dtype not in _SUBTRACTABLE:
         return 0.0
-    read, total, raw = _reader(dtype), 0.0, window.mapped(0)
-    for first in range(0, len(raw), CHUNK_BYTES):
-        start = read(raw[first : first + CHUNK_BYTES], dtype, _SCRATCH.floats[0])
+    alone = replace(
+        window,
+        later=window.earlier,
+        first=(window.first[0], window.first[0]),
+        count=(window.count[0], window.count[0]),
+    )
+    total, read = 0.0, _reader(dtype)
+    for _, raw in alone.chunks():
+        start = read(raw, dtype, _ROOM.floats[0])
         total += float(np.dot(start, start))
     return total
