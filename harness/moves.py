@@ -32,7 +32,7 @@ from harness.errors import CheckpointError
 # A worker's piece of work.
 WINDOW_BYTES = 1 << 24
 # Read at a time: few calls, and every pass over it finds it in a cache.
-CHUNK_BYTES = 1 << 19
+CHUNK_BYTES = 1 << 20
 # More would wait for memory, and hold more of it.
 WORKERS = min(4, os.cpu_count() or 1)
 # Bytes of a checkpoint from which processes gain more than they cost: hundredths of a second.
@@ -260,25 +260,27 @@ def _move(earlier: TensorEntry, later: TensorEntry, whole: _Sums) -> Move:
 
 
 def _compare(window: _Window) -> _Sums:
-    subtractable = {window.earlier.dtype, window.later.dtype} <= _SUBTRACTABLE
+    types = window.earlier.dtype, window.later.dtype
+    subtractable = set(types) <= _SUBTRACTABLE
     if window.retyped and not subtractable:
         return _Sums(moved=True)
-    if window.retyped:
-        return _subtract(window)
-    found = _scan(window)
-    return _subtract(window) if found.moved and subtractable else found
-
-
-def _scan(window: _Window) -> _Sums:
-    """Whether any byte differs; ends there where the difference will be measured anyway."""
-    found, dtype = _Sums(), window.later.dtype
+    found, same = _Sums(), 0
     for before, after in window.chunks():
-        if not window.alone:
-            found.moved |= _memcmp(before.ctypes.data, after.ctypes.data, len(after)) != 0
-        if found.moved and dtype in _SUBTRACTABLE:
-            break
-        found.finite &= _finite(after, dtype)
+        equal = not (found.moved or window.retyped) and _equal(before, after)
+        same += equal * len(after)
+        if equal or not subtractable:
+            found.add(_Sums(moved=not equal, finite=_finite(after, types[1])))
+        else:
+            found.add(_subtract(before, after, types))
+    if not found.moved:
+        found.start = 0.0
+    elif same:
+        found.start += _start(replace(window, count=(same, same)))
     return found
+
+
+def _equal(before: Bytes, after: Bytes) -> bool:
+    return before is after or not _memcmp(before.ctypes.data, after.ctypes.data, len(after))
 
 
 def _finite(raw: Bytes, dtype: str) -> bool:
@@ -289,30 +291,28 @@ def _finite(raw: Bytes, dtype: str) -> bool:
     return bool(raw.view(signed).max() < infinity and raw.view(unsigned).max() < infinity + sign)
 
 
-def _subtract(window: _Window) -> _Sums:
-    whole = _Sums()
-    read = _values if window.retyped else _reader(window.later.dtype)
-    types = window.earlier.dtype, window.later.dtype
+def _subtract(before: Bytes, after: Bytes, types: tuple[str, str]) -> _Sums:
+    """Of one chunk, whose bytes differ; in another type they always do, and the values count."""
+    retyped = types[0] != types[1]
+    readers = [_values if retyped else _reader(dtype) for dtype in types]
     with np.errstate(invalid="ignore", over="ignore"):
-        for before, after in window.chunks():
-            start = read(before, types[0], _ROOM.floats[0])
-            end = read(after, types[1], _ROOM.floats[1])
-            delta = np.subtract(end, start, out=_ROOM.floats[1][: len(end)])
-            if window.retyped and "F16" in types:
-                delta[np.abs(delta) < _F16_GAP] = 0
-            squares, begun = float(np.dot(delta, delta)), float(np.dot(start, start))
-            if not (squares < _SURELY_FINITE and begun < _SURELY_FINITE):
-                finite = [_finite(raw, t) for raw, t in zip((before, after), types, strict=True)]
-                squares = squares if all(finite) else np.nan
-                whole.finite &= finite[1]
-            whole.squares += squares
-            whole.start += begun
-            reach = float(np.maximum.reduce(delta)), -float(np.minimum.reduce(delta))
-            whole.largest = max(whole.largest, *reach)
-    # In another type the bytes always differ; what counts are the values.
-    whole.moved = not window.retyped or whole.squares != 0 or whole.largest > 0
-    whole.start *= whole.moved
-    return whole
+        start = readers[0](before, types[0], _ROOM.floats[0])
+        end = readers[1](after, types[1], _ROOM.floats[1])
+        delta = np.subtract(end, start, out=_ROOM.floats[1][: len(end)])
+        if retyped and "F16" in types:
+            delta[np.abs(delta) < _F16_GAP] = 0
+        squares, begun = float(np.dot(delta, delta)), float(np.dot(start, start))
+        largest = max(float(np.maximum.reduce(delta)), -float(np.minimum.reduce(delta)))
+    finite = [True, True]
+    if not (squares < _SURELY_FINITE and begun < _SURELY_FINITE):
+        finite = [_finite(raw, dtype) for raw, dtype in zip((before, after), types, strict=True)]
+    return _Sums(
+        moved=not retyped or squares != 0 or largest > 0,
+        finite=finite[1],
+        squares=squares if all(finite) else np.nan,
+        start=begun,
+        largest=largest,
+    )
 
 
 def _reader(dtype: str) -> Callable[[Bytes, str, Floats], Floats]:
