@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,11 +113,15 @@ if input():
     cluster.remove_node(second, allow_graceful=False)
     print("killed", flush=True)
     input()
+cluster.shutdown()
 """
 
 
 def test_a_machine_that_dies_leaves_the_same_tables(place: Path, whole, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    # Nobody else finds this cluster. Sockets want short paths.
+    private = tempfile.mkdtemp(prefix="ray", dir="/tmp")
+    monkeypatch.setenv("RAY_TMPDIR", private)
     results = place / "machines"
     cluster = subprocess.Popen(
         [sys.executable, "-c", MACHINES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -134,6 +140,7 @@ def test_a_machine_that_dies_leaves_the_same_tables(place: Path, whole, monkeypa
     finally:
         driver.kill()
         cluster.communicate("\n", timeout=60)
+        shutil.rmtree(private, ignore_errors=True)
     said.seek(0)
     assert "Workers died" in said.read()
     assert cells(results) == whole
