@@ -41,7 +41,7 @@ demo: $(VENV)/.run ## train, sweep, score and judge the micro study (under 6 min
 test: $(VENV)/.dev lint ## everything CI runs
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m "" -n 2 --dist loadfile
 
-unit: $(VENV)/.dev ## the quick tests, under a minute on two idle cores
+unit: $(VENV)/.dev ## the quick tests, about a minute
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
 
 lint: $(VENV)/.dev ## ruff and strict mypy

@@ -76,7 +76,7 @@ class Move:
     sum_squares: float | None
     """Of the difference's elements; None where the type cannot be subtracted."""
     start_sum_squares: float | None
-    """Of the earlier tensor's elements."""
+    """Of the earlier tensor's elements; None where one of them is NaN or Inf."""
     largest: float | None
     """Largest absolute difference of an element."""
 
@@ -256,7 +256,8 @@ def _move(earlier: TensorEntry, later: TensorEntry, whole: _Sums) -> Move:
     known = {earlier.dtype, later.dtype} <= _SUBTRACTABLE and np.isfinite(whole.squares)
     if not known:
         return Move(later.name, None, None, None)
-    return Move(later.name, whole.squares, whole.start, whole.largest)
+    start = whole.start if np.isfinite(whole.start) else None
+    return Move(later.name, whole.squares, start, whole.largest)
 
 
 def _compare(window: _Window) -> _Sums:
@@ -347,7 +348,7 @@ def _halves(raw: Bytes, dtype: str, into: Floats) -> Floats:
     values = into[: len(raw) // 2]
     if dtype == "F16":
         # The exponent has three bits less, and counts from 112 lower; numpy's own cast takes
-        # five times as long. Inf and NaN become 2^16 and more.
+        # several times as long. Inf and NaN become 2^16 and more.
         signed = values.view(np.int32)
         np.right_shift(signed, 3, out=signed)
         np.bitwise_and(values.view(np.uint32), 0x8FFFFFFF, out=values.view(np.uint32))
@@ -356,14 +357,18 @@ def _halves(raw: Bytes, dtype: str, into: Floats) -> Floats:
 
 
 def sum_squares(entry: TensorEntry) -> float | None:
-    """Of all elements of one tensor; None where its type cannot be read."""
+    """Of all elements of one tensor; None where its type cannot be read, or one is NaN or Inf."""
     if entry.dtype not in _SUBTRACTABLE:
         return None
-    return sum(_start(window) for window in _windows(entry, entry))
+    total = sum(_start(window) for window in _windows(entry, entry))
+    return total if np.isfinite(total) else None
 
 
 def _start(window: _Window) -> float:
-    """Sum of the squared elements of the earlier tensor in the window; 0 if it has no numbers."""
+    """Sum of the squared elements of the earlier tensor in the window.
+
+    0 if its type has no numbers that can be read, NaN if one of them is NaN or Inf.
+    """
     dtype = window.earlier.dtype
     if dtype not in _SUBTRACTABLE:
         return 0.0
@@ -376,5 +381,7 @@ def _start(window: _Window) -> float:
     total, read = 0.0, _reader(dtype)
     for _, raw in alone.chunks():
         start = read(raw, dtype, _ROOM.floats[0])
-        total += float(np.dot(start, start))
+        with np.errstate(invalid="ignore", over="ignore"):
+            squares = float(np.dot(start, start))
+        total += squares if squares < _SURELY_FINITE or _finite(raw, dtype) else np.nan
     return total

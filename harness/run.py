@@ -32,7 +32,7 @@ from harness.store import Journal, Store
 from harness.types import OWN_METRIC, Checkpoint, Engine, Prediction, Profile, Request, Sample
 
 # Answers are made durable in groups: at most this many, or this old in seconds.
-FLUSH_COUNT = 512
+FLUSH_COUNT = 64
 FLUSH_SECONDS = 2.0
 # Environment variables whose values are kept out of logs; shorter values are words, not secrets.
 SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSWORD|API_?KEY", re.IGNORECASE)

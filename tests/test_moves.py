@@ -124,6 +124,19 @@ def test_halves_that_are_not_finite_have_no_norm(tmp_path, cut, bad, where):
     assert broken == ["w"] * where
 
 
+@pytest.mark.parametrize("dtype", ["F16", "BF16", "F32"])
+def test_what_stayed_and_is_not_finite_leaves_no_relative_norm(tmp_path, cut, dtype):
+    before, after = np.linspace(-1, 1, 301), np.linspace(-1, 1, 301)
+    before[0] = after[0] = np.inf
+    after[300] = 3
+    found, broken = moved(
+        tmp_path, *((dtype, (301,), stored(v, dtype)[0]) for v in (before, after))
+    )
+    assert found["w"].relative_norm is None and broken == ["w"]
+    entry = tensor_index(tmp_path / "a")["w"]
+    assert sum_squares(entry) is None
+
+
 def test_large_halves_have_a_norm(tmp_path, cut):
     values = np.full(301, 65504.0), np.full(301, -65504.0)
     found, broken = moved(tmp_path, *(("F16", (301,), stored(v, "F16")[0]) for v in values))

@@ -264,9 +264,10 @@ class VLLMEngine:
             }
             if kind.lora_rank:
                 arguments.update(enable_lora=True, max_lora_rank=kind.lora_rank)
-            if arguments.get("enforce_eager"):
-                # vLLM compiles its helpers all the same: seconds, for what is hardly used.
-                torch.compiler.set_stance("force_eager")
+            # Where it runs eagerly, vLLM compiles its helpers all the same: seconds, for what is
+            # hardly used. The stance holds for the process, so it is said for every engine.
+            eager = bool(arguments.get("enforce_eager"))
+            torch.compiler.set_stance("force_eager" if eager else "default")
             try:
                 self._llm = LLM(**arguments)
                 if streamed:

@@ -1,7 +1,7 @@
 """Prompts as vLLM's engine takes them: tokens and processed pictures, made once per study.
 
-vLLM's own cache saves the image processor's work for a known picture; what remains is a third of
-the time of a short question, and depends on no weights either.
+vLLM's own cache saves the image processor's work for a known picture; what remains took a quarter
+of the time of short questions, and depends on no weights either.
 """
 
 from __future__ import annotations

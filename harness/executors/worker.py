@@ -35,11 +35,9 @@ from harness.executors.messages import (
     Unfit,
     Up,
 )
-from harness.run import FLUSH_SECONDS, LiveEngine
+from harness.run import FLUSH_COUNT, FLUSH_SECONDS, LiveEngine
 from harness.types import Checkpoint, Engine, Prediction, Request
 
-# Answers a worker keeps at most: what is lost when it is killed. Handing over costs no flush.
-HANDED_OVER = 64
 # What an error is about; any other concerns this worker's machine alone.
 AT_FAULT: dict[type[UserError], Literal["checkpoint", "engine", "task"]] = {
     CheckpointError: "checkpoint",
@@ -146,7 +144,7 @@ class Worker:
                 left.pop(prediction.sample_id, None)
                 stopping = self._stopping()
                 late = time.monotonic() - flushed > FLUSH_SECONDS
-                if stopping or late or len(waiting) >= HANDED_OVER:
+                if stopping or late or len(waiting) >= FLUSH_COUNT:
                     yield Answers(tuple(waiting))
                     waiting.clear()
                     flushed = time.monotonic()
