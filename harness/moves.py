@@ -12,15 +12,13 @@ from __future__ import annotations
 import ctypes
 import io
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from math import sqrt
-from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -28,6 +26,7 @@ from numpy.typing import NDArray
 
 from harness.checkpoints import NUMPY_DTYPES, TensorEntry
 from harness.errors import CheckpointError
+from harness.processes import forked
 
 # A worker's piece of work.
 WINDOW_BYTES = 1 << 24
@@ -217,16 +216,10 @@ def _pool(total: int) -> Executor:
     """Workers for `total` bytes of a checkpoint.
 
     Processes, because threads would wait for the interpreter's lock between any two passes.
-    Forked, because they then begin within milliseconds; outside Linux a fork is not safe.
     """
     if total < _WORTH_A_FORK or sys.platform != "linux":
         return ThreadPoolExecutor(WORKERS)
-    return ProcessPoolExecutor(WORKERS, get_context("fork"), _leave_interrupts)
-
-
-def _leave_interrupts() -> None:
-    """Ctrl-C goes to the whole group of processes; the one that waits for the workers ends them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return forked(WORKERS)
 
 
 def _windows(earlier: TensorEntry, later: TensorEntry) -> Iterator[_Window]:

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Any
 
 from harness import registry
 from harness.errors import DataError, Problem, UserError, did_you_mean
+from harness.processes import forked
 from harness.prompts import as_text
 from harness.types import Sample, Task
 
@@ -69,8 +70,13 @@ def _run(name: str, text: str, step: Step) -> str:
     if count > 1 and sys.platform == "linux":
         # A fork knows the tasks that were registered; the pieces are small so that none waits.
         pieces = [lines[k : k + LINES_A_PROCESS] for k in range(0, len(lines), LINES_A_PROCESS)]
-        with multiprocessing.get_context("fork").Pool(count) as pool:
-            results = pool.map(step, pieces, chunksize=1)
+        try:
+            with forked(count) as pool:
+                results = list(pool.map(step, pieces))
+        except BrokenProcessPool:
+            raise UserError(
+                name, "a process that read it was killed; is there memory left?"
+            ) from None
     else:
         results = [step(lines)]
     problems = [problem for _, found in results for problem in found]

@@ -195,6 +195,9 @@ def processes(monkeypatch):
     if sys.platform != "linux":
         pytest.skip("processes are forked on Linux alone")
     monkeypatch.setattr(moves, "_WORTH_A_FORK", 0)
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # workers must not take after us
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F32"])

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -200,7 +203,15 @@ def test_grade_survives_wild_text() -> None:
     assert row["response"] == "\ud800 \u2028 yes"
 
 
-def test_several_processes_grade_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def deaf() -> Iterator[None]:
+    """This process takes SIGTERM and goes on, as one does that scored something."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_several_processes_grade_as_one(monkeypatch: pytest.MonkeyPatch, deaf: None) -> None:
     given = lines(*({"sample": ASKED, "response": f"yes {k}"} for k in range(50)))
     alone = row_files.grade("x", given, "pope", "strict")
     monkeypatch.setattr(row_files, "LINES_A_PROCESS", 7)
@@ -208,6 +219,13 @@ def test_several_processes_grade_as_one(monkeypatch: pytest.MonkeyPatch) -> None
     assert row_files.grade("x", given, "pope", "strict") == alone
     with pytest.raises(UserError, match="line 51: got list"):
         row_files.grade("x", given + "[]\n", "pope", "strict")
+    monkeypatch.setattr(row_files, "_grade_lines", die)
+    with pytest.raises(UserError, match="a process that read it was killed"):
+        row_files.grade("x", given, "pope", "strict")
+
+
+def die(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_prompt_gives_what_a_model_would_get(tmp_path: Path) -> None:
