@@ -32,8 +32,8 @@ from harness.processes import forked
 WINDOW_BYTES = 1 << 24
 # Read at a time: few calls, and every pass over it finds it in a cache.
 CHUNK_BYTES = 1 << 20
-# More would wait for memory, and hold more of it.
-WORKERS = min(4, os.cpu_count() or 1)
+# More would wait for memory. Each holds less than 30 MB.
+WORKERS = min(8, os.cpu_count() or 1)
 # Bytes of a checkpoint from which processes gain more than they cost: hundredths of a second.
 _WORTH_A_FORK = 1 << 26
 # Windows handed to a worker together: handing over costs a tenth of what comparing one does.

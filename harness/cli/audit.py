@@ -80,6 +80,7 @@ def _study(console: Console, target: Path, results: Path | None) -> Sequence[Aud
     from harness import audit as audits
     from harness.errors import UserError
     from harness.manifest import read_manifest
+    from harness.resolver import base_folder
     from harness.result_files import write_atomically
     from harness.study_folders import results_of
 
@@ -94,8 +95,9 @@ def _study(console: Console, target: Path, results: Path | None) -> Sequence[Aud
             " it was scored from: give that file",
         )
     manifest, folder = read_manifest(target), target.absolute().parent
+    base = base_folder(manifest.base, folder)
     with _watched(console) as report:
-        found = list(audits.audit_study(manifest, folder, report))
+        found = list(audits.audit_study(manifest, folder, base, report))
     study = results_of(manifest, folder, results)
     write_atomically(study / "audit.csv", audits.csv_text(found).encode())
     text = json.dumps(audits.record(found), indent=1, sort_keys=True)
