@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.components import component_of
-from harness.differences import difference
+from harness.weights.differences import difference
 
 HIDDEN, MLP, VOCABULARY = 2048, 5504, 32000
 LAYER = {
@@ -105,8 +105,9 @@ def peak_megabytes(folders: list[Path]) -> float:
     """
     # Not ru_maxrss of itself: on Linux that begins with the peak of the process that forked.
     program = (
-        "import sys; from pathlib import Path; from harness.differences import difference\n"
-        "from harness.moves import WORKERS; from resource import RUSAGE_CHILDREN, getrusage\n"
+        "import sys; from pathlib import Path; from resource import RUSAGE_CHILDREN, getrusage\n"
+        "from harness.weights.differences import difference\n"
+        "from harness.weights.moves import WORKERS\n"
         "difference(Path(sys.argv[1]), Path(sys.argv[2]))\n"
         "own = Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]\n"
         "print(int(own) + WORKERS * getrusage(RUSAGE_CHILDREN).ru_maxrss)"

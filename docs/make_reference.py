@@ -186,7 +186,7 @@ UNSAID = {
     "Manifest.strategies": "Name: how stages were tuned, and the checkpoints they left.",
 }
 SOURCES = (
-    "harness/manifest.py", "harness/sources.py", "harness/registry.py",
+    "harness/manifest.py", "harness/data/sources.py", "harness/registry.py",
     "harness/lmeval/settings.py",
 )  # fmt: skip
 

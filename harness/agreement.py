@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from harness.plan import Cell
 from harness.scoring.grade import chosen
-from harness.store import Store
+from harness.storage.store import Store
 from harness.study import OpenStudy
 
 # Disagreements shown in full.

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness import components
-from harness.differences import Difference, difference
 from harness.errors import UserError
-from harness.moves import Move
+from harness.weights.differences import Difference, difference
+from harness.weights.moves import Move
 
 if TYPE_CHECKING:  # two folders are compared without a manifest, in half the time to start
     from harness.manifest import Manifest, StageSpec

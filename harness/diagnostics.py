@@ -20,14 +20,14 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
 
+from harness.data.subset import choose
 from harness.errors import DataError, ManifestError, ResultsError, did_you_mean
 from harness.plan import Cell, Plan, owes
 from harness.prompts import options_of
 from harness.record import FILE
-from harness.result_files import read_json
-from harness.signatures import cell_id
-from harness.store import Store
-from harness.subset import choose
+from harness.storage.result_files import read_json
+from harness.storage.signatures import cell_id
+from harness.storage.store import Store
 from harness.types import KINDS, Kind, Probe, Request, Sample, Stage
 
 # Samples of each task that a probe reads, unless a command says otherwise.

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.cell_files import read_table
 from harness.errors import ResultsError
 from harness.lmeval import graded
 from harness.record import read_record
-from harness.store import Journal, Store
+from harness.storage.cell_files import read_table
+from harness.storage.store import Journal, Store
 
 Kind = Literal["ok", "missing", "unfinished", "damaged", "stale", "foreign"]
 

@@ -26,13 +26,13 @@ from pydantic import (
 )
 
 from harness import components, registry
+from harness.data.sources import SourceOverride
 from harness.engines.options import hf_options
 from harness.errors import ManifestError, Problem, UserError, did_you_mean
 from harness.lmeval.settings import LmEvalSettings, check_benchmark_name, is_lm_eval
 from harness.names import Name
 from harness.natural_order import natural
 from harness.registry import InlineTask
-from harness.sources import SourceOverride
 from harness.stage_lists import last_target, spelled_out
 from harness.types import BASE, Profile, Stage, StageKey
 from harness.yaml_files import problem_of, read_yaml

@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import engines, registry, sources
+from harness import engines, registry
+from harness.data import sources
 from harness.errors import CheckpointError, DataError, ManifestError
 from harness.lmeval.settings import is_lm_eval
 from harness.lmeval.tasks import as_task
 from harness.manifest import Manifest, base_stage
-from harness.memory import Memory
 from harness.requests import data_digest, requests
 from harness.resolver import Resolver
-from harness.signatures import SCHEMA_VERSION, cell_id
-from harness.store import Store
+from harness.storage.memory import Memory
+from harness.storage.signatures import SCHEMA_VERSION, cell_id
+from harness.storage.store import Store
 from harness.types import BASE, Checkpoint, Kind, Profile, Request, Sample, Stage, Task
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from statistics import fmean
 from typing import Any
 
 from harness.plan import Plan
-from harness.result_files import write_atomically
 from harness.run import Outcome
 from harness.schedule import Costs
+from harness.storage.result_files import write_atomically
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ from harness.errors import Problem, ResultsError
 from harness.lmeval.settings import check_benchmark_name, is_lm_eval
 from harness.names import Name, check_name
 from harness.registry import InlineTask
-from harness.result_files import read_json
-from harness.signatures import SCHEMA_VERSION
+from harness.storage.result_files import read_json
+from harness.storage.signatures import SCHEMA_VERSION
 from harness.types import Kind
 
 FILE = "study.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 from harness import checkpoints
 from harness.errors import CheckpointError, first_line
 from harness.manifest import BaseSpec, Manifest, StageSpec
-from harness.memory import Memory
+from harness.storage.memory import Memory
 from harness.types import BASE, Checkpoint
 
 

@@ -28,7 +28,7 @@ from harness.errors import (
     UserError,
 )
 from harness.plan import Benchmark, Cell, Failure, Plan
-from harness.store import Journal, Store
+from harness.storage.store import Journal, Store
 from harness.types import OWN_METRIC, Checkpoint, Engine, Prediction, Profile, Request, Sample
 
 # Answers are made durable in groups: at most this many, or this old in seconds.

@@ -34,9 +34,9 @@ from harness.manifest import (
 )
 from harness.names import check_name
 from harness.plan import Failure, Plan, make_plan, parse_only, study_record
-from harness.result_files import write_atomically
 from harness.run import Outcome, Watch, sweep
-from harness.store import Store
+from harness.storage.result_files import write_atomically
+from harness.storage.store import Store
 from harness.study_folders import results_of
 from harness.tune.recipe import StageRecord, cost_of, read_record
 from harness.types import BASE, Engine, Kind

@@ -15,7 +15,7 @@ from harness.plan import Plan
 from harness.report.live import Quiet
 from harness.run import sweep
 from harness.schedule import Costs
-from harness.store import Store
+from harness.storage.store import Store
 from harness.types import Checkpoint
 
 N_CELLS, N_ANSWERS = 6, 1200

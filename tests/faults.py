@@ -42,7 +42,7 @@ from harness.errors import EngineError
 from harness.record import read_record
 from harness.report import csv_files, live, plan_tables, tables  # noqa: F401
 from harness.scoring import study as scoring  # noqa: F401
-from harness.store import Journal, Store
+from harness.storage.store import Journal, Store
 from harness.types import Checkpoint, Prediction, Request
 
 N_SAMPLES = 400

@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 from harness import audit
 from harness.cli import app
-from harness.differences import difference
 from harness.errors import EXIT_INCOMPATIBLE, CheckpointError
+from harness.weights.differences import difference
 
 HUB = {
     "vision_tower.vision_model.encoder.layers.0.self_attn.q_proj.weight": (4, 4),
@@ -356,8 +356,8 @@ def test_two_gigabytes_in_little_memory(tmp_path):
         stream.write(b"\0\0")
     # In a process of its own, by its own high-water mark: ru_maxrss would count the parent's.
     program = (
-        "import sys; from pathlib import Path; from harness.differences import difference\n"
-        "from harness.moves import WORKERS; from resource import RUSAGE_CHILDREN, getrusage\n"
+        "import sys; from pathlib import Path; from harness.weights.differences import difference\n"
+        "from harness.weights.moves import WORKERS; from resource import RUSAGE_CHILDREN, getrusage\n"
         "found = difference(Path(sys.argv[1]), Path(sys.argv[2]))\n"
         "status = Path('/proc/self/status').read_text()\n"
         "own = int(status.split('VmHWM:')[1].split()[0])\n"

@@ -23,8 +23,8 @@ from test_manifest import MISTAKES
 from test_sources_images import bomb
 
 from harness import engines, integrity, study
+from harness.data.images import FileImage, decode
 from harness.errors import ResultsError, SampleError, UserError
-from harness.images import FileImage, decode
 from harness.report.live import Quiet
 from harness.scoring.study import read_scores
 from harness.study import Options

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from harness import checkpoints
 from harness.errors import CheckpointError
-from harness.tensors import read_tensor
+from harness.weights.tensors import read_tensor
 
 
 @pytest.fixture

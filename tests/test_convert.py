@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from harness.audit import audit_pair
 from harness.cli.convert import register
 from harness.components import component_of
-from harness.convert import convert
 from harness.errors import CheckpointError
+from harness.weights.convert import convert
 
 SHAPES = {
     "image_newline": (4,),
@@ -119,7 +119,7 @@ def test_a_stage_keeps_its_own_type(base, tmp_path):
 
 def test_bfloat16_rounds_to_nearest_even():
     torch = pytest.importorskip("torch")
-    from harness.convert import _as_type
+    from harness.weights.convert import _as_type
 
     values = np.random.default_rng(0).standard_normal(4096).astype(np.float32)
     expected = torch.from_numpy(values).to(torch.bfloat16).view(torch.int16).numpy()

@@ -43,7 +43,7 @@ from harness.plan import Benchmark, Plan
 from harness.report.live import JsonLines, PlainLines, Quiet
 from harness.run import Outcome, sweep
 from harness.schedule import Costs
-from harness.store import Store
+from harness.storage.store import Store
 from harness.types import Checkpoint, Request
 
 __all__ = ["store", "whole"]
@@ -459,7 +459,7 @@ import sys
 from pathlib import Path
 sys.path[:0] = {path!r}
 from crew_study import drive, make_plan
-from harness.store import Store
+from harness.storage.store import Store
 from test_executors import local
 folder = Path(sys.argv[1])
 store = Store(folder / "results" / "study")

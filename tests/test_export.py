@@ -21,7 +21,7 @@ from harness.export.adapters import Adapter, Place, marked
 from harness.export.results import read_study, write_dataset, write_lm_eval
 from harness.export.trackers import log_scores, means
 from harness.scoring.study import read_scores
-from harness.store import Store
+from harness.storage.store import Store
 from tests.lm_eval_tasks import run_lm_eval
 from tests.report_study import make_study
 from tests.tiny_models import make_checkpoint, noise_image

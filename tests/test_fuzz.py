@@ -16,15 +16,16 @@ from hypothesis import strategies as st
 from replay import ReplayEngine
 from test_import_scores import ROWS
 
-from harness import checkpoints, engines, integrity, sources, study
+from harness import checkpoints, engines, integrity, study
+from harness.data import sources
 from harness.errors import UserError
 from harness.interop.score_files import import_scores, read_imported
 from harness.manifest import read_manifest
-from harness.memory import Memory
 from harness.registry import InlineTask, inline_task
 from harness.report.live import Quiet
-from harness.result_files import read_json
 from harness.scoring.study import read_scores
+from harness.storage.memory import Memory
+from harness.storage.result_files import read_json
 from harness.study import Options
 
 pytestmark = pytest.mark.timeout(120)

@@ -14,7 +14,7 @@ OPEN_TWO = """
 from pathlib import Path
 from harness.errors import UserError
 from harness.registry import task
-from harness.sources import open_source
+from harness.data.sources import open_source
 for name in ("chartqa", "gqa"):
     try:
         open_source(task(name), None, Path())

@@ -17,7 +17,7 @@ from harness.cli import app
 from harness.errors import ManifestError
 from harness.report.content import Wanted, gather
 from harness.scoring.study import read_scores
-from harness.store import Store
+from harness.storage.store import Store
 from harness.token_classes import read_tokenizer, token_classes
 from harness.types import Kind, Prediction
 from tests.lm_eval_tasks import write_tasks

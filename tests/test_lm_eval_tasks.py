@@ -29,7 +29,7 @@ from harness.lmeval.library import Chat
 from harness.lmeval.settings import LmEvalSettings
 from harness.manifest import check_manifest
 from harness.scoring.study import read_scores
-from harness.store import Store, folder_name
+from harness.storage.store import Store, folder_name
 from harness.types import OWN_METRIC, Stage, StageKey
 from tests.lm_eval_tasks import run_lm_eval, write_tasks
 from tests.tiny_models import make_checkpoint

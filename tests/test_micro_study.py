@@ -15,8 +15,8 @@ pytest.importorskip("torch")
 from harness import checkpoints, components  # after the optional import
 from harness.manifest import read_manifest
 from harness.micro import skills, study
-from harness.tensors import read_tensor
 from harness.tune.recipe import RecipeError, read_record
+from harness.weights.tensors import read_tensor
 from tasks.micro import TASKS
 
 pytestmark = pytest.mark.slow

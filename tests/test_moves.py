@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import moves
 from harness.checkpoints import tensor_index
 from harness.errors import CheckpointError
-from harness.moves import measure, sum_squares
+from harness.weights import moves
+from harness.weights.moves import measure, sum_squares
 
 NUMPY = {"F32": np.float32, "F16": np.float16, "F64": np.float64, "I32": np.int32, "U8": np.uint8}
 

@@ -25,7 +25,7 @@ from harness.errors import ManifestError
 from harness.executors import Workers
 from harness.report.live import Quiet
 from harness.scoring.study import read_scores
-from harness.store import Store
+from harness.storage.store import Store
 from harness.study import OpenStudy, Options
 
 TASKS = ("micro_count", "micro_color", "micro_choice")

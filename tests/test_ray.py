@@ -71,7 +71,7 @@ import sys
 from pathlib import Path
 sys.path[:0] = {path!r}
 from crew_study import drive, make_plan
-from harness.store import Store
+from harness.storage.store import Store
 from test_ray import of_ray
 folder = Path(sys.argv[1])
 store = Store(folder / "results" / "study")

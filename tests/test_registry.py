@@ -12,7 +12,8 @@ from types import SimpleNamespace
 import pytest
 from make_fixtures import cell, write
 
-from harness import contract, registry, sources
+from harness import contract, registry
+from harness.data import sources
 from harness.errors import UserError
 from harness.prompts import as_text, request_parts
 from harness.registry import InlineTask

@@ -13,8 +13,8 @@ from harness.plan import Benchmark, Cell, Plan
 from harness.report.live import PlainLines, Quiet
 from harness.run import sweep
 from harness.scoring import phrase
-from harness.signatures import cell_id
-from harness.store import Store
+from harness.storage.signatures import cell_id
+from harness.storage.store import Store
 from harness.types import Checkpoint, Sample, Source, Stage, StageKey, Task
 
 SAMPLES = [Sample(str(i), f"question {i}", ("red",), group=str(i // 2)) for i in range(200)]

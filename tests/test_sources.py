@@ -21,12 +21,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from make_fixtures import IMAGE, cell, picture, write
 
-from harness import registry, sources
+from harness import registry
+from harness.data import sources
+from harness.data.sources import SourceOverride
+from harness.data.subset import choose
+from harness.data.tables import open_path
 from harness.errors import DataError, SampleError
 from harness.requests import data_digest
-from harness.sources import SourceOverride
-from harness.subset import choose
-from harness.tables import open_path
 from harness.types import Sample
 
 PATHVQA = registry.task("pathvqa")
@@ -378,7 +379,7 @@ class Host(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch) -> Iterator[str]:  # type: ignore[no-untyped-def]
     monkeypatch.setenv("FORGETEVAL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("harness.images.time.sleep", lambda _: None)
+    monkeypatch.setattr("harness.data.images.time.sleep", lambda _: None)
     Host.asked = []
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Host)
     thread = threading.Thread(target=server.serve_forever, daemon=True)

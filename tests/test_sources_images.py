@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from make_fixtures import picture
 from PIL import Image
 
-from harness import images
+from harness.data import images
+from harness.data.images import FileImage, decode, pixel_hash
 from harness.errors import SampleError
-from harness.images import FileImage, decode, pixel_hash
 
 PLAIN = Image.open(BytesIO(picture(5))).convert("RGB")
 

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from harness.errors import DataError, ResultsError
-from harness.result_files import write_atomically
-from harness.signatures import cell_id
-from harness.store import Journal, Store
+from harness.storage.result_files import write_atomically
+from harness.storage.signatures import cell_id
+from harness.storage.store import Journal, Store
 from harness.types import Prediction, Sample
 
 SIGNATURE = {"task": "t", "n": 3, "checkpoint": "abc"}
@@ -159,7 +159,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 def test_a_disk_that_fills_up_loses_no_whole_line(tmp_path: Path):
     code = (
         "import resource, sys; from pathlib import Path\n"
-        "from harness.errors import ResultsError; from harness.store import Journal\n"
+        "from harness.errors import ResultsError; from harness.storage.store import Journal\n"
         "from harness.types import Prediction\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))\n"
         "journal = Journal(Path(sys.argv[1]), {})\n"
@@ -180,7 +180,7 @@ def test_a_disk_that_fills_up_loses_no_whole_line(tmp_path: Path):
 
 def test_a_second_writer_waits(store: Store, tmp_path: Path):
     code = (
-        "import sys, time; from pathlib import Path; from harness.store import Store\n"
+        "import sys, time; from pathlib import Path; from harness.storage.store import Store\n"
         "with Store(Path(sys.argv[1])).writer(lambda: None):\n"
         "    print('in', flush=True); time.sleep(1.0)\n"
     )

@@ -13,7 +13,8 @@ import pytest
 import yaml
 from golden_tables import TASK_OF
 
-from harness import contract, registry, sources
+from harness import contract, registry
+from harness.data import sources
 from harness.prompts import as_text, request_parts
 from harness.requests import data_digest
 from harness.types import Sample, Task

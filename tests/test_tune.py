@@ -17,7 +17,6 @@ torch = pytest.importorskip("torch")
 from tiny_models import FAMILIES, MemoryImage, make_checkpoint, noise_image  # noqa: E402
 
 from harness import audit, components  # noqa: E402
-from harness.differences import difference  # noqa: E402
 from harness.engines.inputs import Inputs  # noqa: E402
 from harness.engines.prompts import Prompter  # noqa: E402
 from harness.errors import DataError  # noqa: E402
@@ -29,6 +28,7 @@ from harness.tune.sequence import strategy_name  # noqa: E402
 from harness.tune.train import tune_stage  # noqa: E402
 from harness.tune.trainer import distillation_loss  # noqa: E402
 from harness.types import Checkpoint, Decoding, Request  # noqa: E402
+from harness.weights.differences import difference  # noqa: E402
 
 pytestmark = pytest.mark.slow
 

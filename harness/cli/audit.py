@@ -81,7 +81,7 @@ def _study(console: Console, target: Path, results: Path | None) -> Sequence[Aud
     from harness.errors import UserError
     from harness.manifest import read_manifest
     from harness.resolver import base_folder
-    from harness.result_files import write_atomically
+    from harness.storage.result_files import write_atomically
     from harness.study_folders import results_of
 
     if target.is_dir():

@@ -27,7 +27,7 @@ def convert(
     from rich.console import Console
 
     from harness.audit import component_moves
-    from harness.convert import convert as convert_stage
+    from harness.weights.convert import convert as convert_stage
 
     console = Console()
     done = convert_stage(stage, base, out)

@@ -101,7 +101,7 @@ def _write_files(result: GateResult, junit: Path | None, summary: Path | None) -
 
     from harness.errors import ResultsError
     from harness.report import ci
-    from harness.result_files import write_atomically
+    from harness.storage.result_files import write_atomically
 
     step_summary = os.environ.get("GITHUB_STEP_SUMMARY")
     try:

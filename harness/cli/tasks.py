@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from harness.sources import SourceOverride
+    from harness.data.sources import SourceOverride
     from harness.types import Task
 
 HELP = """List the benchmarks, or look closer: `show`, `check`, `prompt`, `grade`.
@@ -183,8 +183,8 @@ def _write(text: str, out: Path | None) -> None:
 def _places(sources: Iterable[str], data: Path | None) -> dict[str, SourceOverride]:
     """Task name -> where its data lie, from `--data` and `--source`."""
     from harness import registry
+    from harness.data.sources import SourceOverride
     from harness.errors import UserError
-    from harness.sources import SourceOverride
 
     places: dict[str, SourceOverride] = {}
     if data is not None:
@@ -204,7 +204,8 @@ def _places(sources: Iterable[str], data: Path | None) -> dict[str, SourceOverri
 
 
 def _checked(task: Task, place: SourceOverride | None, limit: int | None) -> dict[str, Any]:
-    from harness import contract, sources
+    from harness import contract
+    from harness.data import sources
     from harness.errors import UserError
 
     try:

@@ -24,7 +24,7 @@ from vllm.distributed.ec_transfer.ec_connector.base import ECConnectorBase, ECCo
 from harness.checkpoints import tensor_index
 from harness.components import COMPONENTS, place
 from harness.engines.layouts import canonical
-from harness.tensors import read_tensor
+from harness.weights.tensors import read_tensor
 
 LIMIT = "limit_bytes"
 # Options under which scheduler and worker would not share a process, or the connector is taken.

@@ -33,7 +33,7 @@ from harness.executors.protocol import Executor
 from harness.plan import Failure, Plan
 from harness.run import Outcome, Watch
 from harness.schedule import SHARD_REQUESTS, Costs
-from harness.store import Store
+from harness.storage.store import Store
 from harness.types import Profile
 
 # How long the writer waits for an event before it looks around (for Ctrl-C, above all).

@@ -18,7 +18,7 @@ from harness.executors.messages import Job, Loaded
 from harness.plan import Cell, Failure, Plan
 from harness.run import Outcome, Requests, Watch, stage_label
 from harness.schedule import Costs, Grant, Owed, Schedule
-from harness.store import Journal, Store
+from harness.storage.store import Journal, Store
 from harness.types import Checkpoint, Prediction, Profile, Request
 
 

@@ -13,11 +13,12 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from harness import registry, sources
+from harness import registry
+from harness.data import sources
+from harness.data.sources import SourceOverride
 from harness.errors import DataError
 from harness.prompts import request_parts
 from harness.scoring.grade import Grader
-from harness.sources import SourceOverride
 from harness.types import Profile, Sample, ScorerName, Task
 
 # How lm-eval and lmms-eval mark the place of a picture.

@@ -33,9 +33,9 @@ from harness.analysis.scores import (
     StudyScores,
 )
 from harness.report.words import WordReader, Words
-from harness.result_files import write_atomically
 from harness.scoring.study import read_scores
-from harness.store import folder_name
+from harness.storage.result_files import write_atomically
+from harness.storage.store import folder_name
 
 STATUS = {MISSING: "missing", SCORED: "ok", FAILED: "failed", NOT_APPLICABLE: "not_applicable"}
 # What stands where lm-eval writes a time.

@@ -20,7 +20,7 @@ from harness.errors import DataError, UserError
 from harness.export.adapters import SCORERS, Place, adapter, key_of, task_of
 from harness.lmeval.settings import is_lm_eval
 from harness.manifest import Manifest
-from harness.result_files import write_atomically
+from harness.storage.result_files import write_atomically
 from harness.types import Task
 
 Program = Literal["lm-eval", "lmms-eval"]

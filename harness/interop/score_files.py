@@ -52,7 +52,7 @@ from harness.interop.score_rows import DEFAULTS, NAMES, ScoreRows, joint_codes, 
 from harness.interop.score_tables import TEXTS
 from harness.interop.score_traits import with_imported_traits
 from harness.names import check_name
-from harness.result_files import read_json
+from harness.storage.result_files import read_json
 
 KIND = "imported"
 SCHEMA_VERSION = 1

@@ -31,7 +31,7 @@ from harness.lmeval.library import (
     trial_scores,
 )
 from harness.lmeval.settings import PREFIX, LmEvalSettings
-from harness.store import Store
+from harness.storage.store import Store
 from harness.types import Prediction, Request, Sample
 
 # Files of an include path that are looked at; a folder with more is not one of task files.

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from harness.cell_files import read_metadata, read_table, write_table
 from harness.errors import ResultsError
-from harness.store import Store, folder_name
+from harness.storage.cell_files import read_metadata, read_table, write_table
+from harness.storage.store import Store, folder_name
 
 FOLDER = "graded"
 UNIT = "unit"

@@ -13,7 +13,7 @@ from harness.report import drawing, latex, markdown
 from harness.report.chart import WIDTHS
 from harness.report.content import Content, Wanted, gather
 from harness.report.html import Form, page
-from harness.result_files import write_atomically
+from harness.storage.result_files import write_atomically
 
 Format = Literal["html", "md", "pdf-ready"]
 SUFFIXES: Mapping[str, str] = {"html": ".html", "md": ".md", "pdf-ready": ".print.html"}

@@ -17,7 +17,7 @@ from harness.analysis import suite_settings
 from harness.analysis.scores import StudyScores
 from harness.report import foreign_text
 from harness.report.view import View
-from harness.result_files import read_json
+from harness.storage.result_files import read_json
 
 AUDIT_FILE = "audit.csv"
 # Rows of the weights audit on a page; the whole audit is the file.

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
-from harness import registry, sources
+from harness import registry
+from harness.data import sources
 from harness.errors import SampleError, UserError
 from harness.manifest import Manifest, read_manifest
 from harness.types import Image, Samples

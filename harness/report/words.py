@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.analysis.scores import BASE, NOT_APPLICABLE, SCORED, StageKey, StudyScores
 from harness.interop.score_files import KIND, ROWS_FILE
-from harness.result_files import read_json
+from harness.storage.result_files import read_json
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from harness.prompts import options_of
 from harness.scoring.grade import Grader
-from harness.store import Store
+from harness.storage.store import Store
 from harness.types import KINDS, Kind, Prediction, Reading, Sample, Scorer
 
 Columns = dict[str, NDArray[np.float64]]

@@ -34,8 +34,8 @@ from harness.scoring.answer_type import is_bare_number
 from harness.scoring.diagnostics import diagnostic_columns
 from harness.scoring.grade import Grader, chosen
 from harness.scoring.traits import NUMERIC_TYPES, trait_columns
-from harness.signatures import MODEL_KEYS, signature_text
-from harness.store import Store
+from harness.storage.signatures import MODEL_KEYS, signature_text
+from harness.storage.store import Store
 from harness.types import OWN_METRIC, Headline, Sample, ScorerName, Stage, StageKey, Task
 
 DEFAULT_SCORERS: tuple[ScorerName, ...] = ("strict", "lenient")

@@ -21,13 +21,13 @@ import yaml
 
 from harness import components, registry
 from harness.checkpoints import tensor_index
+from harness.data.sources import SourceOverride, load, open_source
 from harness.errors import CheckpointError, DataError, Problem
 from harness.manifest import BaseSpec, Suite, read_manifest
 from harness.names import check_name
 from harness.registry import InlineTask, inline_task
 from harness.requests import requests
 from harness.resolver import base_folder
-from harness.sources import SourceOverride, load, open_source
 from harness.tune.batches import Example
 from harness.tune.recipe import Recipe, RecipeError, StageRecord
 from harness.tune.train import tune_stage

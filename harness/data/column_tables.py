@@ -1,7 +1,7 @@
 """Columns: rows of Parquet or Arrow files, of which only the piece that holds a row is in memory.
 
 Image cells come out as `Image`s, undecoded and unread. The one module that reads other people's
-Parquet; it is loaded when the first such file is opened (`harness.tables`).
+Parquet; it is loaded when the first such file is opened (`harness.data.tables`).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harness.data.images import IMAGE_COLUMN, CellImage, file_image
 from harness.errors import DataError, Problem, SampleError, first_line
-from harness.images import IMAGE_COLUMN, CellImage, file_image
 
 # Pieces of columns kept in memory (bytes); the newest is kept whatever its size.
 PIECES_BYTES = 100_000_000

@@ -1,7 +1,7 @@
 """An image: encoded bytes somewhere (a table cell, a file, an address), decoded when needed.
 
 Images come from other people's data sets, so bytes that are read, pixels and formats that are
-decoded (`harness.pictures`) and addresses that are fetched have limits. What breaks one is a
+decoded (`harness.data.pictures`) and addresses that are fetched have limits. What breaks one is a
 failed sample (`SampleError`), never a crash and never a wrong answer.
 
 All implementations are small frozen values: they pickle as a reference, not as pixels.
@@ -37,10 +37,10 @@ MAX_DOWNLOAD_BYTES = 50_000_000
 
 
 def decode(data: bytes) -> PILImage.Image:
-    """The picture in `data` as RGB, upright, as `harness.pictures` has it. Raises SampleError."""
+    """The picture in `data` as RGB, upright (`harness.data.pictures`). Raises SampleError."""
     if len(data) > MAX_BYTES:
         raise SampleError(f"image of {len(data):,} bytes; the limit is {MAX_BYTES:,}")
-    from harness.pictures import decoded  # Pillow is loaded with the first picture
+    from harness.data.pictures import decoded  # Pillow is loaded with the first picture
 
     return decoded(data)
 

@@ -22,10 +22,10 @@ from typing import overload
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from harness.data.images import UrlImage, download, pixel_hash
+from harness.data.subset import choose
+from harness.data.tables import AddressedTable, JoinedTable, Table, column_table, open_path
 from harness.errors import DataError, Problem, SampleError, did_you_mean, first_line
-from harness.images import UrlImage, download, pixel_hash
-from harness.subset import choose
-from harness.tables import AddressedTable, JoinedTable, Table, column_table, open_path
 from harness.types import BY_PIXELS, Sample, Source, Task
 
 # Problems of single rows shown before "and n more".
@@ -104,7 +104,7 @@ def load(
     seed: int = 0,
     base_dir: Path = Path(),
 ) -> Samples:
-    """The samples of a task, or a seeded subset of them (see `harness.subset`).
+    """The samples of a task, or a seeded subset of them (see `harness.data.subset`).
 
     `base_dir`: folder that local paths are relative to. Pictures known by address are fetched
     now; those that cannot be had fail at request time, one by one. Raises DataError with all

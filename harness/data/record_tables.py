@@ -10,8 +10,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from harness.data.images import IMAGE_COLUMN, file_image
 from harness.errors import DataError
-from harness.images import IMAGE_COLUMN, file_image
 
 # A CSV field beyond this is no question of a benchmark.
 CSV_FIELD_BYTES = 10_000_000

@@ -1,6 +1,6 @@
 """Pictures: encoded bytes of strangers decoded to RGB, within limits.
 
-The one module that Pillow decodes in; it is loaded with the first picture (`harness.images`).
+The one module that Pillow decodes in; it is loaded with the first picture (`harness.data.images`).
 """
 
 from __future__ import annotations

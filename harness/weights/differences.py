@@ -1,7 +1,8 @@
 """The difference of two checkpoints, tensor by tensor, in the memory of a few megabytes.
 
 Tensors are matched by their canonical path, so checkpoints in different layouts can be compared.
-How far each one moved is measured in `harness.moves`; an adapter's change from its factors here.
+How far each one moved is measured in `harness.weights.moves`; an adapter's change from its factors
+here.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from harness.checkpoints import (
 )
 from harness.components import canonical
 from harness.errors import CheckpointError
-from harness.moves import Move, Report, measure, sum_squares
-from harness.tensors import read_tensor
+from harness.weights.moves import Move, Report, measure, sum_squares
+from harness.weights.tensors import read_tensor
 
 # Elements of an adapter's product formed at a time.
 _PRODUCT_ELEMENTS = 1 << 17

@@ -1,9 +1,9 @@
 """A table: rows of a data source under native column names, read by position.
 
 Here a file or folder that a source names becomes one: columns of Parquet or Arrow files
-(`harness.column_tables`) or records of JSON, JSONL or CSV (`harness.record_tables`), and one table
-gets its pictures from another. Image cells come out as `Image`s, undecoded. Nothing here knows
-tasks.
+(`harness.data.column_tables`) or records of JSON, JSONL or CSV (`harness.data.record_tables`), and
+one table gets its pictures from another. Image cells come out as `Image`s, undecoded. Nothing here
+knows tasks.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from harness.data.images import UrlImage
+from harness.data.record_tables import SUFFIXES as RECORD_SUFFIXES
+from harness.data.record_tables import read_records
 from harness.errors import DataError
-from harness.images import UrlImage
 from harness.natural_order import natural
-from harness.record_tables import SUFFIXES as RECORD_SUFFIXES
-from harness.record_tables import read_records
 
 COLUMN_SUFFIXES = (".parquet", ".arrow")
 
@@ -134,7 +134,9 @@ def _open_files(files: list[Path]) -> Table:
 
 def column_table(files: list[Path]) -> Table:
     """Parquet or Arrow files (at least one) as one table. Raises DataError."""
-    from harness.column_tables import open_columns  # pyarrow is loaded with the first such file
+    from harness.data.column_tables import (
+        open_columns,  # pyarrow is loaded with the first such file
+    )
 
     return open_columns(files)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.result_files import write_atomically
+from harness.storage.result_files import write_atomically
 
 
 class Memory:

@@ -15,10 +15,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness import predictions
 from harness.errors import DataError, ResultsError, first_line
-from harness.result_files import write_atomically
-from harness.signatures import SCHEMA_VERSION, cell_id
+from harness.storage import predictions
+from harness.storage.result_files import write_atomically
+from harness.storage.signatures import SCHEMA_VERSION, cell_id
 from harness.types import Prediction, Sample
 
 METADATA_KEY = b"forgeteval"

@@ -6,8 +6,8 @@ answer it becomes a Parquet file, written aside and renamed, so that a reader se
 or none. A torn last line of a journal means work owed, not an error. `results/README.md`
 documents every file and column.
 
-`harness.cell_files` is imported where a table is read or written: Arrow takes as long to load as
-everything else that a run with nothing to do needs.
+`harness.storage.cell_files` is imported where a table is read or written: Arrow takes as long to
+load as everything else that a run with nothing to do needs.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import ResultsError
-from harness.predictions import fits, from_row, writable
-from harness.result_files import writing
-from harness.signatures import cell_id
+from harness.storage.predictions import fits, from_row, writable
+from harness.storage.result_files import writing
+from harness.storage.signatures import cell_id
 from harness.types import Prediction, Sample
 
 if TYPE_CHECKING:
@@ -64,13 +64,13 @@ class Store:
         """Keeps what scoring needs (never images), once per task and data fingerprint."""
         file = self.samples_file(task, data)
         if not file.is_file():
-            from harness import cell_files
+            from harness.storage import cell_files
 
             cell_files.write_samples(file, task, data, samples)
 
     def read_samples(self, task: str, data: str) -> list[Sample]:
         """The samples as scoring sees them: everything but the images. Raises ResultsError."""
-        from harness import cell_files
+        from harness.storage import cell_files
 
         return cell_files.read_samples(self.samples_file(task, data))
 
@@ -79,13 +79,13 @@ class Store:
 
         Raises ResultsError when the file was changed since it was sealed, or is another cell's.
         """
-        from harness import cell_files
+        from harness.storage import cell_files
 
         return cell_files.read_cell(self.cell_file(task, cell))
 
     def predictions(self, task: str, cell: str) -> dict[str, Prediction]:
         """Sample id -> prediction of a sealed cell. Raises ResultsError as `read_cell` does."""
-        from harness import cell_files
+        from harness.storage import cell_files
 
         return cell_files.read_predictions(self.cell_file(task, cell))
 
@@ -173,7 +173,7 @@ class Journal:
 
     def seal(self, order: Sequence[str]) -> None:
         """Turns the journal into a sealed cell with rows in the order of the task's samples."""
-        from harness import cell_files
+        from harness.storage import cell_files
 
         self.close()
         answers = [self.done[sample_id] for sample_id in order]

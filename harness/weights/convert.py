@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from harness.checkpoints import NUMPY_DTYPES, TensorEntry, tensor_index
 from harness.components import canonical
-from harness.differences import Difference, difference, floats, ties_embeddings
 from harness.errors import CheckpointError, Problem
+from harness.weights.differences import Difference, difference, floats, ties_embeddings
 
 CHUNK_BYTES = 1 << 22
 SHOWN = 8

@@ -1,0 +1,1 @@
+"""Weights: tensors on disk, how far they moved between checkpoints, and other layouts of them."""
