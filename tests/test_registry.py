@@ -23,8 +23,11 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.mark.parametrize(
     "module",
-    ["errors", "natural_order", "prompts", "rows", "signatures", "stage_lists", "store", "subset"],
-)
+    [
+        "data.subset", "errors", "natural_order", "prompts", "rows", "stage_lists",
+        "storage.signatures", "storage.store",
+    ],
+)  # fmt: skip
 def test_doctests(module: str) -> None:
     results = doctest.testmod(importlib.import_module(f"harness.{module}"))
     assert results.attempted > 0

@@ -35,15 +35,17 @@ def batches(jobs: Sequence[Job], rows: int, tokens: Callable[[], int]) -> Iterat
         return (*kind, -bucket, job.row.picture, -job.row.length)
 
     batch: list[Job] = []
+    longest = 0
     for job in sorted(jobs, key=order):
+        longest = max(longest, job.row.length)
         if batch and (
             job.request.decoding != batch[0].request.decoding
             or job.request.verbatim != batch[0].request.verbatim
             or len(batch) == rows
-            or cost([*batch, job]) > tokens()
+            or _cost(len(batch) + 1, longest, job) > tokens()
         ):
             yield batch
-            batch = []
+            batch, longest = [], job.row.length
         batch.append(job)
     if batch:
         yield batch
@@ -51,5 +53,8 @@ def batches(jobs: Sequence[Job], rows: int, tokens: Callable[[], int]) -> Iterat
 
 def cost(batch: Sequence[Job]) -> int:
     """Tokens of a padded batch when every answer is as long as allowed."""
-    longest = max(job.row.length for job in batch)
-    return len(batch) * (longest + batch[0].request.decoding.max_new_tokens)
+    return _cost(len(batch), max(job.row.length for job in batch), batch[0])
+
+
+def _cost(rows: int, longest: int, job: Job) -> int:
+    return rows * (longest + job.request.decoding.max_new_tokens)

@@ -7,21 +7,31 @@ an engine makes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from math import inf
 from typing import Any
 
 from harness.types import Prediction, Reading
 
+_FIELDS = tuple(field.name for field in fields(Prediction))
+
+
+def to_line(prediction: Prediction) -> dict[str, Any]:
+    """The prediction as a journal's line. (`asdict` copies every value, an answer's words too.)"""
+    line = {name: getattr(prediction, name) for name in _FIELDS}
+    reading = prediction.reading
+    return line if reading is None else line | {"reading": asdict(reading)}
+
 
 def to_row(prediction: Prediction) -> dict[str, Any]:
-    """The prediction as a row of a cell."""
-    row = asdict(prediction)
-    mass, reading = row["class_mass"], prediction.reading
-    return row | {
-        "class_mass": None if mass is None else list(mass.items()),
-        "reading": None if reading is None else _reading_row(reading),
-    }
+    """The prediction as a row of a cell: what has names of its own as pairs."""
+    row = to_line(prediction)
+    if prediction.class_mass is not None:
+        row["class_mass"] = list(prediction.class_mass.items())
+    if prediction.reading is not None:
+        named = {name: list(row["reading"][name].items()) for name in ("masses", "peaks")}
+        row["reading"] |= named
+    return row
 
 
 def from_row(row: dict[str, Any]) -> Prediction:
@@ -60,12 +70,6 @@ def fits(prediction: Prediction) -> bool:
 def writable(text: str) -> str:
     """The text with half characters (lone surrogates), which no file can hold, replaced."""
     return text.encode("utf-8", "replace").decode()
-
-
-def _reading_row(reading: Reading) -> dict[str, Any]:
-    """The reading as a nested column's value."""
-    row = asdict(reading)
-    return row | {name: list(row[name].items()) for name in ("masses", "peaks")}
 
 
 def _reading(row: Mapping[str, Any]) -> Reading:

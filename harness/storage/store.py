@@ -18,13 +18,13 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from io import RawIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import ResultsError
-from harness.storage.predictions import fits, from_row, writable
+from harness.storage.predictions import fits, from_row, to_line, writable
 from harness.storage.result_files import writing
 from harness.storage.signatures import cell_id
 from harness.types import Prediction, Sample
@@ -156,7 +156,7 @@ class Journal:
         answers = [
             replace(p, text=writable(p.text), reason=writable(p.reason)) for p in predictions
         ]
-        lines = [json.dumps(asdict(p), ensure_ascii=False, default=dict) for p in answers]
+        lines = [json.dumps(to_line(p), ensure_ascii=False, default=dict) for p in answers]
         data = "".join(line + "\n" for line in lines).encode()
         with writing(self.file):
             if self._stream is None:
