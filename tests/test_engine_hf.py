@@ -233,6 +233,23 @@ def test_several_pictures_in_one_prompt(folders: dict[tuple[Family, str], Path])
         assert found == answers(fresh(batch_size=1), folders[family, "a"], pair)
 
 
+def test_pictures_side_by_side_in_anothers_prompt(folders: dict[tuple[Family, str], Path]) -> None:
+    """The other families take them; what transformers has for Qwen-VL takes them for one."""
+    from harness.engines.rotary import SIDE_BY_SIDE
+
+    pictures = (noise_image(1), noise_image(2, 96, 40))
+    decoding = Decoding(3)
+    pair = [
+        Request("pair", (0, 1, "differ?"), pictures, decoding, verbatim=True),
+        Request("single", (0, "alone?"), pictures[:1], decoding, verbatim=True),
+    ]
+    for family in FAMILIES:
+        found = answers(fresh(), folders[family, "a"], pair)
+        assert found["single"].status == "ok"
+        refused = f"the model refused it: {SIDE_BY_SIDE}" if family == "qwen2_5_vl" else ""
+        assert found["pair"].reason == refused
+
+
 def test_trouble_with_one_sample_is_a_failed_prediction(
     folders: dict[tuple[Family, str], Path],
 ) -> None:

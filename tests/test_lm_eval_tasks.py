@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -14,9 +15,11 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image as PILImage
+from rich.console import Console
 from typer.testing import CliRunner
 
 from harness import study
+from harness.analysis.frames import HELD_OUT_MEAN
 from harness.analysis.judge import judge
 from harness.analysis.matrix import Drift, Judged, scorer_of
 from harness.analysis.options import JudgeOptions
@@ -28,6 +31,8 @@ from harness.lmeval.headline import as_number, headline
 from harness.lmeval.library import Chat
 from harness.lmeval.settings import LmEvalSettings
 from harness.manifest import check_manifest
+from harness.report.tables import print_judgement
+from harness.report.view import View
 from harness.scoring.study import read_scores
 from harness.storage.store import Store, folder_name
 from harness.types import OWN_METRIC, Stage, StageKey
@@ -228,6 +233,41 @@ def test_its_own_metric_stands_for_every_scorer(scorer: str) -> None:
     assert judged.mean("theirs", key) == 0.5
     assert np.isnan(judged.mean("ours", key)) == (scorer == OWN_METRIC)
     assert np.isnan(Drift(scores).mean("theirs", key))
+
+
+def test_a_mixed_study_shows_bases_and_names_scorers(tmp_path: Path) -> None:
+    """One benchmark of ours and one that lm-eval graded: each by its own, in tables and files."""
+    base, one = Stage(StageKey("base", "0", 0), "base"), Stage(StageKey("llm", "0", 1), "one")
+    chance = np.random.default_rng(0)
+
+    def bench(name: str, scorer: str) -> BenchmarkScores:
+        values = (chance.random((40, 2)) < [0.75, 0.5]).astype(float)
+        return BenchmarkScores(
+            benchmark=name, role="held_out", metric="m", columns=(base.key, one.key),
+            sample_ids=np.arange(40).astype(str).astype(object), groups=np.arange(40),
+            weights=np.ones(40), chance=np.zeros(40), status=np.ones((40, 2), np.uint8),
+            unparsed=np.zeros((40, 2), bool), values={scorer: values},
+        )  # fmt: skip
+
+    benches = {
+        "ours": bench("ours", "strict"),
+        "lm_eval:theirs": bench("lm_eval:theirs", OWN_METRIC),
+    }
+    judged = judge(StudyScores("s", "b", (base, one), benches))
+    means = {
+        name: 100 * b.values[b.judged_by("strict")][:, 0].mean() for name, b in benches.items()
+    }
+    rows = judged.deltas.drop_duplicates(["benchmark", "scorer"])
+    assert dict(zip(rows.benchmark, rows.scorer, strict=True)) == {
+        "ours": "strict", "lm_eval:theirs": OWN_METRIC, HELD_OUT_MEAN: "strict",
+    }  # fmt: skip
+    assert View(judged).base_held_out_pct == pytest.approx(np.mean(list(means.values())))
+    console = Console(width=80, record=True, file=io.StringIO())
+    print_judgement(console, judged)
+    shown = " ".join(console.export_text().split())
+    assert "scorer strict, lm_eval" in shown
+    for mean in means.values():
+        assert f"{mean:.1f}" in shown
 
 
 # --- what a manifest may say -------------------------------------------------------------------
@@ -480,9 +520,8 @@ def test_both_engines_answer_lm_evals_requests_alike(place: Path) -> None:
                 continue
             assert other.choice_scores == pytest.approx(one.choice_scores, abs=2e-3)
             assert other.choice_greedy == one.choice_greedy
-    assert texts == 16
-    # A stop letter inside a special token's name ends an answer under transformers alone.
-    assert same >= texts - 3
+    # Some answers end with a stop letter inside a special token's name.
+    assert same == texts == 16
 
 
 @pytest.mark.slow

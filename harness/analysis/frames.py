@@ -292,7 +292,7 @@ class DeltaRows:
             "to_stage": first.key(c.end).stage,
             "benchmark": c.benchmark,
             "role": role,
-            "scorer": self.judged.scorer,
+            "scorer": self._scorer(c.benchmark),
             **interval_cells(found),
             "lost": changed[0],
             "gained": changed[1],
@@ -309,6 +309,11 @@ class DeltaRows:
                 "recovery_ci_high": back.high,
             }
         return row
+
+    def _scorer(self, benchmark: str) -> str:
+        """The scorer behind a row; of a mean, the study's."""
+        bench = self.judged.scores.benchmarks.get(benchmark)
+        return bench.judged_by(self.judged.scorer) if bench else self.judged.scorer
 
     def _parts(self, runs: Sequence[CellWeights]) -> Row:
         """The change taken apart: what the lenient scorer does not see of it, and what it does."""

@@ -20,6 +20,7 @@ from harness.analysis.scores import StudyScores
 from harness.analysis.sentences import comparison_sentence, sentence
 from harness.analysis.strategies import Strategy, complete_benchmarks, strategies_of
 from harness.errors import Problem, UserError, did_you_mean
+from harness.types import OWN_METRIC
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,17 @@ class Judgement:
     """strategy -> smallest held-out change at the last stage that would be found (80 % power)."""
     notes: tuple[str, ...]
     """What a reader must know: missing cells, targets not learned, bases at chance, ..."""
+
+    @property
+    def judged_scores(self) -> pd.DataFrame:
+        """The rows of `scores` that were judged: one per stage and benchmark."""
+        return self.scores[self.scores["scorer"].isin([self.scorer, OWN_METRIC])]
+
+    @property
+    def scorers(self) -> str:
+        """What benchmarks are judged by, in a word or two."""
+        found = set(self.judged_scores["scorer"]) | {self.scorer}
+        return ", ".join(sorted(found, key=lambda scorer: (scorer != self.scorer, scorer)))
 
 
 def judge(

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from harness.analysis.paired import Floats
 from harness.analysis.scores import MISSING, BenchmarkScores, StageKey, StudyScores
 from harness.errors import IncompatibleError, Problem, UserError, did_you_mean
-from harness.types import OWN_METRIC
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +103,9 @@ class Judged:
         return means
 
     def values(self, bench: BenchmarkScores) -> Floats:
-        """(n, n_columns) scores under the scorer; all NaN where it was not used.
-
-        A benchmark with a metric of its own is judged by that, whichever scorer the others are.
-        """
-        for scorer in (self.scorer, OWN_METRIC):
-            if scorer in bench.values:
-                return bench.values[scorer]
-        return np.full(bench.status.shape, np.nan)
+        """(n, n_columns) scores under the scorer; all NaN where it was not used."""
+        found = bench.values.get(bench.judged_by(self.scorer))
+        return np.full(bench.status.shape, np.nan) if found is None else found
 
     def columns(self, benchmark: str, keys: Sequence[StageKey]) -> Floats:
         """(n, len(keys)) scores of the benchmark's samples at `keys`; absent stages are NaN.

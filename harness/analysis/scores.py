@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.types import BASE, Stage, StageKey
+from harness.types import BASE, OWN_METRIC, Stage, StageKey
 
 __all__ = ["BASE", "BenchmarkScores", "Stage", "StageKey", "StudyScores", "Texts"]
 
@@ -52,6 +52,10 @@ class BenchmarkScores:
     """(n_columns,) signature of each column without its checkpoint: equal = comparable."""
     signatures: tuple[str, ...] = ()
     """(n_columns,) full signature of each column."""
+
+    def judged_by(self, scorer: str) -> str:
+        """The scorer that judges it where others are judged by `scorer`: its own, if it has one."""
+        return OWN_METRIC if scorer not in self.values and OWN_METRIC in self.values else scorer
 
 
 class Texts(Protocol):

@@ -12,6 +12,10 @@ from typing import Any
 
 import torch
 
+SIDE_BY_SIDE = (
+    "transformers cannot place pictures that stand side by side without a token between them; "
+    "put words or line breaks there, use `apply_chat_template: true`, or vLLM"
+)
 # Batches of a study of 60,000 long prompts; what comes first stays, as with other inputs.
 LIMIT_BYTES = 256 << 20
 
@@ -28,11 +32,20 @@ class RotaryMemo:
         self._room = LIMIT_BYTES
 
     def __call__(self, *arguments: Any, **options: Any) -> tuple[torch.Tensor, ...]:
-        """(positions, deltas) as the real one returns them; the caller may change them."""
-        key = self._key(arguments, options)
+        """(positions, deltas) as the real one returns them; the caller may change them.
+
+        Raises ValueError for pictures that the real one takes for one.
+        """
+        given = dict(zip(self._accepted, arguments, strict=False)) | options
+        key = self._key(given)
         if key not in self._known:
             self.computed += 1
-            found = self._real(*arguments, **options)
+            try:
+                found = self._real(*arguments, **options)
+            except (RuntimeError, StopIteration):
+                if _side_by_side(given):
+                    raise ValueError(SIDE_BY_SIDE) from None
+                raise
             size = sum(tensor.numel() * tensor.element_size() for tensor in found)
             if size > self._room:
                 return tuple(found)
@@ -40,10 +53,9 @@ class RotaryMemo:
             self._known[key] = tuple(found)
         return tuple(tensor.clone() for tensor in self._known[key])
 
-    def _key(self, arguments: tuple[Any, ...], options: dict[str, Any]) -> bytes:
+    def _key(self, given: dict[str, Any]) -> bytes:
         """Hash of the arguments by value. `generate` hands on options that the real one ignores."""
         digest = hashlib.sha256()
-        given = dict(zip(self._accepted, arguments, strict=False)) | options
         for name in sorted(given.keys() & self._accepted.keys()):
             value = given[name]
             digest.update(f"{name} ".encode())
@@ -53,6 +65,15 @@ class RotaryMemo:
             else:
                 digest.update(repr(value).encode())
         return digest.digest()
+
+
+def _side_by_side(given: dict[str, Any]) -> bool:
+    """Whether there are fewer runs of picture tokens than pictures. Left padding counts as text."""
+    kinds, grids = given.get("mm_token_type_ids"), given.get("image_grid_thw")
+    if kinds is None or grids is None:
+        return False
+    shown = torch.nn.functional.pad((kinds == 1).int(), (1, 0))
+    return int((shown.diff(dim=1) == 1).sum()) < len(grids)
 
 
 def remember_positions(model: Any) -> None:

@@ -187,7 +187,9 @@ class VLLMEngine:
         tokenizer = self._prompter.tokenizer if self._prompter else None
         tokens = list(answer.token_ids)
         # Not vLLM's own text: that lacks a last character that was cut off in its middle.
-        text, _, n_tokens = answer_of(tokens, (), decoding, tokenizer)
+        text, _, n_tokens = answer_of(
+            tokens, (), decoding, tokenizer, specials=ask.request.verbatim
+        )
         found = Prediction(
             sample_id=name,
             text=text,

@@ -82,6 +82,8 @@ def greedy_ask(request: Request, mass: str, prompter: Prompter | None) -> Ask:
         stop=list(filter(None, stop)) or None,
         stop_token_ids=prompter.ends(request) if prompter and not forced else None,
         detokenize=bool(stop),
+        # Stop strings are looked for as transformers does it: names of special tokens are text.
+        skip_special_tokens=not request.verbatim,
         extra_args=extra_args(mass, request.probe) if mass else None,
     )
     return Ask(request, params, mass=mass)

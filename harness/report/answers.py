@@ -22,7 +22,6 @@ from harness.analysis.scores import BenchmarkScores, StageKey, StudyScores
 from harness.report import foreign_text
 from harness.report.words import WordReader, Words
 from harness.scoring.answer_type import classify
-from harness.types import OWN_METRIC
 
 # Answers (samples x checkpoints) in one page: about 10 bytes each once compressed.
 MAX_ROWS = 250_000
@@ -91,7 +90,7 @@ def choose(scores: StudyScores, scorer: str, max_rows: int = MAX_ROWS) -> dict[s
 
 def changed_samples(bench: BenchmarkScores, scorer: str) -> NDArray[np.bool_]:
     """(n,) samples that are right in some columns and wrong in others."""
-    values = bench.values.get(scorer, bench.values.get(OWN_METRIC))
+    values = bench.values.get(bench.judged_by(scorer))
     if values is None:
         return np.zeros(len(bench.sample_ids), bool)
     right, known = values >= RIGHT, np.isfinite(values)

@@ -195,7 +195,7 @@ def _lead(scores: StudyScores, view: View) -> str:
     ]
     base = foreign_text.visible(scores.base_model, 200)
     start = f"{base}: " if base else ""
-    return f"{start}{', '.join(counts)}. Judged by the {view.judgement.scorer} scorer."
+    return f"{start}{', '.join(counts)}. Judged by scorer {view.judgement.scorers}."
 
 
 def _count(n: int, one: str, many: str = "") -> str:

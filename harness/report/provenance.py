@@ -97,8 +97,7 @@ def _checkpoints(record: Mapping[str, Any]) -> Table:
 
 
 def _failures(view: View) -> Table:
-    scores = view.judgement.scores
-    chosen = scores[scores["scorer"] == view.judgement.scorer]
+    chosen = view.judgement.judged_scores
     chosen = chosen[(chosen["n_failed"] > 0) | (chosen["n_unparsed"] > 0)]
     columns = ["strategy", "run", "stage_name", "benchmark", "n_failed", "n_unparsed", "n_samples"]
     rows = [[foreign_text.name(str(cell)) for cell in row] for row in chosen[columns].to_numpy()]

@@ -67,7 +67,7 @@ def side_by_side(judgement: Judgement, start: int, end: int) -> Table:
     shown = judgement.strategies[start:end]
     level = f"{100 * judgement.options.level:g} %"
     table = Table(
-        title=f"{judgement.study}: points, ± {level} interval, scorer {judgement.scorer}",
+        title=f"{judgement.study}: points, ± {level} interval, scorer {judgement.scorers}",
         title_justify="left",
         title_style="bold",
     )
@@ -134,13 +134,8 @@ def stage_tables(judgement: Judgement, found: StrategyFigures) -> Iterator[Table
 def _base_scores(judgement: Judgement, found: StrategyFigures) -> Mapping[str, float]:
     """Benchmark -> score of the strategy's base in per cent, under the judged scorer."""
     key = found.strategy.runs[0].key(0)
-    rows = judgement.scores
-    rows = rows[
-        (rows.strategy == key.strategy)
-        & (rows.run == key.run)
-        & (rows.stage == key.stage)
-        & (rows.scorer == judgement.scorer)
-    ]
+    rows = judgement.judged_scores
+    rows = rows[(rows.strategy == key.strategy) & (rows.run == key.run) & (rows.stage == key.stage)]
     return dict(zip(rows.benchmark, rows.score_pct, strict=True))
 
 

@@ -113,12 +113,8 @@ class View:
     @cached_property
     def base_held_out_pct(self) -> float:
         """The base's mean over the held-out benchmarks, in percent; NaN where one is missing."""
-        scores = self.judgement.scores
-        chosen = (
-            (scores["stage"] == 0)
-            & (scores["role"] == "held_out")
-            & (scores["scorer"] == self.judgement.scorer)
-        )
+        scores = self.judgement.judged_scores
+        chosen = (scores["stage"] == 0) & (scores["role"] == "held_out")
         return float(scores.loc[chosen, "score_pct"].mean(skipna=False))
 
     def n_runs(self, strategy: str) -> int:

@@ -20,6 +20,7 @@ from harness.report import drawing
 from harness.report.chart import WIDTHS
 from harness.report.content import Content
 from harness.report.numerals import interval, plain, signed
+from harness.types import OWN_METRIC
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -101,6 +102,7 @@ def _samples(content: Content) -> str:
     payload: dict[str, Any] = {
         **content.answers.payload,
         "scorer": content.view.judgement.scorer,
+        "own": OWN_METRIC,
         "pictures": list(content.pictures.uris),
     }
     text = json.dumps(payload, separators=(",", ":"), ensure_ascii=False)

@@ -112,7 +112,7 @@
       f.stage.value = String(Math.min(stage, view().stages.length - 1));
     };
 
-    const strictOf = (bench) => bench.scores[data.scorer];
+    const strictOf = (bench) => bench.scores[data.scorer] ?? bench.scores[data.own];
     const isRight = (score) => score >= RIGHT;
 
     // Which texts of a benchmark hold the searched words: looked up once per text, not per sample.
