@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -146,6 +147,23 @@ def test_an_address_where_no_cluster_is(study: Path, address: str):
     said = " ".join(done.stderr.split())
     assert done.returncode == 2 and "Traceback" not in said
     assert f"error: --address: no Ray cluster at '{address}'" in said
+
+
+@pytest.mark.slow
+def test_a_cluster_that_died_is_given_up_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto` is the cluster that was started last here; its file outlives a kill."""
+    services = pytest.importorskip("ray._private.services")
+    monkeypatch.setattr(services, "find_gcs_addresses", set)  # another test's cluster is none
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "ray").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{port}")
+    with pytest.raises(UserError, match=r"no Ray cluster at 'auto' .*refused"):
+        ray_cluster._knock("auto")
 
 
 class NoRay:

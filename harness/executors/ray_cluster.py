@@ -261,14 +261,26 @@ def _imported() -> Any:
 
 
 def _knock(address: str) -> None:
-    """Whether anybody listens at HOST:PORT: Ray itself would wait for minutes. Raises UserError."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    """Whether anybody listens there: Ray itself would wait for minutes. Raises UserError."""
+    place = _last_started() if address == "auto" else address
+    host, colon, port = place.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdigit():
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
     except (OSError, OverflowError, ValueError) as error:
         raise UserError(*_no_connection(address, error)) from None
+
+
+def _last_started() -> str:
+    """HOST:PORT that `auto` stands for, of a cluster that may have died since; "" = Ray says."""
+    try:
+        from ray._private.services import canonicalize_bootstrap_address
+
+        return canonicalize_bootstrap_address("auto") or ""
+    # Boundary: a Ray whose insides are others still finds the cluster, after a longer wait.
+    except Exception:
+        return ""
 
 
 def _no_connection(address: str, error: Exception) -> tuple[str, str]:
