@@ -14,10 +14,10 @@ that slows down in the middle slows both.
 
 from __future__ import annotations
 
+import argparse
 import io
 import itertools
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -129,8 +129,18 @@ def vllm_runs(folder: str, asked: list[Request]) -> dict[str, Callable[[], Any]]
     }
 
 
+def arguments(doc: str) -> tuple[str, str, list[Path]]:
+    """(engine kind, checkpoint folder, Parquet files) of the command line."""
+    options = argparse.ArgumentParser(description=doc.partition("\n")[0])
+    options.add_argument("engine", choices=("hf", "vllm"))
+    options.add_argument("checkpoint")
+    options.add_argument("data", type=Path, nargs="+", help="Parquet files of the micro study")
+    asked = options.parse_args()
+    return asked.engine, asked.checkpoint, asked.data
+
+
 def main() -> None:
-    kind, folder, files = sys.argv[1], sys.argv[2], [Path(name) for name in sys.argv[3:]]
+    kind, folder, files = arguments(__doc__)
     asked = requests(files)
     runs = (transformers_runs if kind == "hf" else vllm_runs)(folder, asked)
     wall: dict[str, list[float]] = {name: [] for name in runs}

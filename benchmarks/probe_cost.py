@@ -15,11 +15,10 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bare_loop import requests
+from bare_loop import arguments, requests
 
 from harness.engines import create
 from harness.engines.positions import ClassIndex
@@ -69,7 +68,7 @@ def timed(engine: Any, asked: Sequence[Request], on: bool) -> tuple[float, float
 
 
 def main() -> None:
-    kind, folder, files = sys.argv[1], sys.argv[2], [Path(name) for name in sys.argv[3:]]
+    kind, folder, files = arguments(__doc__)
     options: dict[str, Any] = {"threads": 1} if kind == "hf" else {"max_model_len": 512}
     engine: Any = create(kind, options)
     engine.load(Checkpoint(folder, "", folder))
