@@ -210,6 +210,21 @@ def test_the_ends_of_an_interpolation_are_the_checkpoints_themselves(
     assert found[0.0] != found[1.0]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_start_from_what_vllm_cannot_read_itself(
+    family: Family, engine: Any, tmp_path: Path
+) -> None:
+    """An interpolation, then names it does not know: what no checkpoint holds is right as well."""
+    a = make_checkpoint(tmp_path / "a", family, 0, keys="native")
+    b = make_checkpoint(tmp_path / "b", family, 1)
+    requests = asked()
+    same_as_transformers(engine, checkpoint(b, blend=((str(a), 0.5),)), requests)
+    same_as_transformers(engine, checkpoint(b), requests)
+    assert engine.counts["starts"] == 1
+    engine.close()
+    same_as_transformers(engine, checkpoint(a), requests)
+
+
 def test_trouble_with_one_sample_is_a_failed_prediction(engine: Any, tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "a", "qwen2_5_vl", 0)
     fine = asked(2)

@@ -68,6 +68,7 @@ from harness.engines.vllm_checkpoints import (
 from harness.engines.vllm_features import connector, vision_digest
 from harness.engines.vllm_inputs import REFUSALS, EngineInputs
 from harness.engines.vllm_reading import Extension, Masses
+from harness.engines.vllm_worker import STREAMED
 from harness.errors import CheckpointError, SampleError, UserError, first_line
 from harness.types import Checkpoint, Prediction, Request
 
@@ -253,17 +254,20 @@ class VLLMEngine:
         gc.collect()  # the engine before this one
         folder = Path(checkpoint.path)
         names = list(tensor_index(folder))
-        # What vLLM cannot read by itself is streamed into an engine of random weights.
+        # What vLLM cannot read by itself is streamed into it.
         streamed = bool(wanted.shares) or any(served_name(name) != name for name in names)
         with TemporaryDirectory(prefix="forgeteval-") as temporary:
             served = complete_folder(checkpoint, Path(temporary))
             arguments = {
                 "model": str(served),
                 "trust_remote_code": checkpoint.trust_remote_code,
-                "load_format": "dummy" if streamed else "safetensors",
+                "load_format": "safetensors",
                 **_defaults(folder, self._options),
                 **self._options.arguments,
             }
+            if streamed:
+                given = {"folders": list(wanted.folders), "shares": list(wanted.shares)}
+                arguments.update(load_format=STREAMED, model_loader_extra_config=given)
             if kind.lora_rank:
                 arguments.update(enable_lora=True, max_lora_rank=kind.lora_rank)
             # Where it runs eagerly, vLLM compiles its helpers all the same: seconds, for what is
@@ -272,10 +276,7 @@ class VLLMEngine:
             torch.compiler.set_stance("force_eager" if eager else "default")
             try:
                 self._llm = LLM(**arguments)
-                if streamed:
-                    self._reload(wanted)
-                else:
-                    self._serve_features(wanted)
+                self._serve_features(wanted)
             except (*REFUSALS, OSError, ImportError) as error:
                 self.close()
                 raise CheckpointError(

@@ -8,11 +8,39 @@ the fly, without a second copy on disk.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vllm.model_executor.model_loader import register_model_loader
+from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
+
 from harness.checkpoints import tensor_index
 from harness.engines.layouts import canonical, served_name
+
+# vLLM's `load_format` for a start from what it cannot read by itself.
+STREAMED = "forgeteval"
+
+
+@register_model_loader(STREAMED)
+class StreamedLoader(DefaultModelLoader):  # type: ignore[misc]
+    """Starts an engine from translated or interpolated tensors.
+
+    Not from random weights (`dummy`) and a reload: vLLM randomises as well what no checkpoint
+    holds (how Qwen2.5-VL's pictures are normalised), and no reload brings that back.
+    """
+
+    def __init__(self, load_config: Any):
+        given = load_config.model_loader_extra_config
+        self._folders, self._shares = given["folders"], given["shares"]
+        super().__init__(replace(load_config, model_loader_extra_config={}))
+
+    def download_model(self, model_config: Any) -> None:
+        """Everything is on the disk already."""
+
+    def get_all_weights(self, model_config: Any, model: Any) -> Iterator[tuple[str, Any]]:
+        """What the default loader would read from files, name by name."""
+        yield from tensors(self._folders, self._shares)
 
 
 class ReloadExtension:
