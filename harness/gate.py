@@ -200,7 +200,7 @@ def judge_gate(
     rows = [replace(row, p_holm=float(p)) for row, p in zip(rows, corrected, strict=True)]
     held_out = [row for row in rows if row.role == "held_out"]
     if len(rows) > 1:
-        which = "held-out" if held_out else "all"
+        which = "held-out" if held_out else ""
         rows.append(gate.mean([row.name for row in held_out or rows], which))
     rows += [_missing("benchmark", name, "", "the study has no such benchmark") for name in absent]
     rows += [gate.learning(name, asked) for name, asked in policy.minimum_learning.items()]
@@ -280,7 +280,8 @@ class _Gate:
 
     def mean(self, names: Sequence[str], which: str) -> GateRow:
         """The mean over benchmarks; refused while one of them is missing."""
-        title = f"mean of {len(names)} {which} benchmarks"
+        noun = "benchmark" if len(names) == 1 else "benchmarks"
+        title = f"mean of {len(names)} {which} {noun}" if which else f"mean of {len(names)} {noun}"
         gone = [name for name in names if self._lacking(name, self.pairing.baselines)]
         if gone:
             row = _missing("mean", title, "", f"not all benchmarks measured ({', '.join(gone)})")
@@ -321,7 +322,11 @@ class _Gate:
         outcome: Outcome = "pass" if said in ("improved", "retained") else "inconclusive"
         outcome = "regression" if said == "regressed" else outcome
         needed = samples_to_decide(difference, margin_pp) if outcome == "inconclusive" else None
-        what = _undecided(needed) if outcome == "inconclusive" else str(said)
+        what = (
+            _undecided(needed)
+            if outcome == "inconclusive"
+            else _decided(difference, margin_pp, said)
+        )
         return GateRow(
             kind, name, role, outcome, what, difference, margin_pp, samples_needed=needed
         )
@@ -379,6 +384,16 @@ class _Gate:
                 )
             shown.append(Flip(sample, *words, float(before[i]), float(after[i])))
         return tuple(shown)
+
+
+def _decided(difference: PairedDifference, margin_pp: float, said: str) -> str:
+    """The verdict, with the one-sided limit that it follows from where the interval hides that."""
+    margin = -margin_pp / 100
+    if said == "regressed" and difference.high >= margin > difference.upper:
+        return f"{said} (one-sided limit {100 * difference.upper:+.2f})"
+    if said in ("improved", "retained") and difference.low < margin <= difference.lower:
+        return f"{said} (one-sided limit {100 * difference.lower:+.2f})"
+    return said
 
 
 def _undecided(needed: int | None) -> str:

@@ -34,7 +34,7 @@ from harness.names import Name
 from harness.natural_order import natural
 from harness.registry import InlineTask
 from harness.stage_lists import last_target, spelled_out
-from harness.types import BASE, Profile, Stage, StageKey
+from harness.types import BASE, HELD_OUT_MEAN, MEAN, Profile, Stage, StageKey
 from harness.yaml_files import problem_of, read_yaml
 
 DEFAULT_MANIFEST = "checkpoints.yaml"
@@ -298,6 +298,13 @@ class Suite(_Strict):
             _task_name(name, info)
         return value
 
+    @field_validator("tasks")
+    @classmethod
+    def _not_a_mean(cls, value: dict[str, InlineTask]) -> dict[str, InlineTask]:
+        if HELD_OUT_MEAN in value:
+            raise ValueError(f"{HELD_OUT_MEAN!r} is what tables call a mean; rename that task")
+        return value
+
     def benchmarks(self) -> dict[str, str]:
         """benchmark -> role, in the order of reports."""
         roles = {"target": self.targets, "held_out": self.held_out, "probe": self.probes}
@@ -431,6 +438,9 @@ def _stage_problems(manifest: Manifest) -> list[Problem]:
             problems.append(Problem(f"strategies.{strategy}.runs", "expected at least one run"))
         for number, run in enumerate(runs):
             place = f"strategies.{strategy}" + (f".runs[{number}]" if spec.runs else "")
+            if labels[number] == MEAN:
+                text = f"the name `{MEAN}` means the mean over runs; rename it"
+                problems.append(Problem(place, text))
             if labels[number] in labels[:number]:
                 what = f"a second run called {labels[number]!r}; give it another seed or a name"
                 problems.append(Problem(place, what))

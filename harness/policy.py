@@ -17,11 +17,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from harness.analysis.scores import StudyScores
 from harness.errors import Problem, UserError, did_you_mean
+from harness.yaml_files import problem_of, read_yaml
 
 Inconclusive = Literal["fail", "warn", "pass"]
 
@@ -49,32 +49,12 @@ def choose_policy(file: Path | None, **chosen: Any) -> Policy:
     Raises UserError with everything that is wrong.
     """
     where = "options" if file is None else str(file)
-    data = {} if file is None else _read_mapping(file)
+    data = {} if file is None else read_yaml(file, "like `margin: 1.0`", may_be_empty=True)
     given = {name: value for name, value in chosen.items() if value is not None}
     try:
         return Policy.model_validate(data | given)
     except ValidationError as error:
-        raise UserError(where, [_policy_problem(e) for e in error.errors()]) from error
-
-
-def _read_mapping(file: Path) -> dict[Any, Any]:
-    try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(str(file), f"cannot be read: {error.strerror or error}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(str(file), f"is no YAML: {' '.join(str(error).split())[:300]}") from error
-    if not isinstance(data, dict | None):
-        raise UserError(str(file), f"got a {type(data).__name__}, expected keys like `margin: 1.0`")
-    return data or {}
-
-
-def _policy_problem(error: Any) -> Problem:
-    place = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        known = list(Policy.model_fields)
-        return Problem(place, f"unknown key{did_you_mean(place, known)}. Known: {', '.join(known)}")
-    return Problem(place, f"got {str(error['input'])[:60]!r}; {error['msg'].lower()}")
+        raise UserError(where, [problem_of(e, Policy) for e in error.errors()]) from error
 
 
 def check_policy(policy: Policy, scores: StudyScores, where: str) -> None:

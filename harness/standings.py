@@ -25,7 +25,7 @@ from harness.analysis.strategies import Strategy, complete_benchmarks, strategie
 from harness.errors import IncompatibleError, Problem, UserError
 
 TIED_WITH = "tied_with"
-# What strategies are ranked by: the first that any of them has.
+# What strategies are ranked by: the first that a suite can give.
 FIGURES = ("balance", "heldout_final", "learning")
 _ROUNDING = 1e-9
 
@@ -76,7 +76,7 @@ def rank_studies(
         if on_step:
             on_step(i + 1, len(strategies))
     frame = leaderboard_frame(judged, found, options)
-    figure = next((f for f in FIGURES if frame[f"{f}_pp"].notna().any()), FIGURES[0])
+    figure = _ranking_figure(union)
     if figure != FIGURES[0]:
         frame = _ranked_by(frame, figure)
     frame[TIED_WITH] = _ties(judged, found, frame, figure, options.level)
@@ -93,6 +93,15 @@ def rank_studies(
     if all(len(strategy.runs) == 1 for strategy in strategies):
         notes.append("1 run each: ties and intervals cover the choice of samples, not of the run")
     return Standings(frame, figure, options.level, tuple(notes))
+
+
+def _ranking_figure(scores: StudyScores) -> str:
+    """One of FIGURES: what is missing is no reason to rank by something else."""
+    roles = {bench.role for bench in scores.benchmarks.values()}
+    taught = {stage.trained_on for stage in scores.stages} & scores.benchmarks.keys()
+    if "held_out" not in roles and taught:
+        return "learning"
+    return "balance" if taught else "heldout_final"
 
 
 # --- may they be compared? -----------------------------------------------------------------------

@@ -276,6 +276,10 @@ class Checkpoint:
 
 # The strategy name of the shared base (stage 0 of every strategy that has none of its own).
 BASE = "base"
+# `run` of a row that is the mean over the runs of a strategy, and `role` and `benchmark` of a row
+# that is the mean over the held-out benchmarks.
+MEAN = "mean"
+HELD_OUT_MEAN = "held_out"
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -18,10 +18,10 @@ MAX_BYTES = 2_000_000
 MAX_NODES = 200_000
 
 
-def read_yaml(file: Path, keys: str) -> dict[str, Any]:
+def read_yaml(file: Path, keys: str, *, may_be_empty: bool = False) -> dict[str, Any]:
     """The file as plain values; refuses what only a mistake or an attack would write.
 
-    `keys`: what an empty file should have held. Raises ManifestError.
+    `keys`: what the file should hold. Raises ManifestError.
     """
 
     def refuse(text: str) -> ManifestError:
@@ -30,7 +30,7 @@ def read_yaml(file: Path, keys: str) -> dict[str, Any]:
     try:
         size = file.stat().st_size
         if size > MAX_BYTES:
-            raise refuse(f"{size:,} bytes; a manifest has at most {MAX_BYTES:,}")
+            raise refuse(f"{size:,} bytes; such a file has at most {MAX_BYTES:,}")
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise refuse(f"no such file in {file.absolute().parent.name}/") from None
@@ -40,6 +40,8 @@ def read_yaml(file: Path, keys: str) -> dict[str, Any]:
         raise refuse(f"cannot be read: {error.strerror}") from None
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is None and may_be_empty:
+            return {}
         if node is None:
             raise refuse(f"the file is empty; expected keys {keys}")
         twice = [Problem(place, "key given twice") for place in _check_nodes(node, refuse)]

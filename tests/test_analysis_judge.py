@@ -380,7 +380,9 @@ def test_a_strategy_without_base_is_refused():
 
 
 def test_scorers_and_options_are_checked_with_suggestions():
-    assert scorer_of(study(scorers=("logged",)), "strict") == "logged"
+    assert scorer_of(study(scorers=("logged",)), "") == "logged"
+    with pytest.raises(UserError, match=r"no scorer 'strict', found: logged"):
+        scorer_of(study(scorers=("logged",)), "strict")
     with pytest.raises(UserError, match=r"no scorer 'strct'.*did you mean 'strict'"):
         judge(study(), JudgeOptions(scorer="strct"))
     with pytest.raises(UserError) as caught:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from harness.analysis.judge import judge
 from harness.analysis.scores import FAILED, MISSING, SCORED, StageKey
 from harness.errors import ResultsError
 from harness.interop.score_files import import_scores, read_imported
@@ -213,12 +214,35 @@ def test_long_lists_of_rows_are_cut(tmp_path: Path) -> None:
         ({"run": list("012345")}, "strategy 'base' has several runs"),
         ({"strategy": "llm", "stage": [1, 1, 1, 2, 2, 2]}, "a stage without a base"),
         ({"sample_id": "a"}, "in rows 2 ('a'), 3 ('a'), 5 ('a') and 6 ('a')"),
+        (
+            {"benchmark": "held_out"},
+            "column benchmark: 'held_out' is what tables call a mean: rows 2",
+        ),
+        ({"run": ["", "", "", "mean", "mean", "mean"]}, "column run: 'mean' is what tables call"),
+        (
+            {"stage_name": ["", "", "", "\x1b[2J", "\x1b[2J", "\x1b[2J"]},
+            "column stage_name: a name with characters that cannot be shown (controls, text "
+            "direction): rows 5 ('\\x1b[2J')",
+        ),
+        ({"strategy": [*["base"] * 3, *["x\u202ey"] * 3]}, "rows 5 ('x\\u202ey')"),
+        ({"gold": list("123453")}, "one sample has several golds: rows 2 ('1'), 3 ('2'), 5 ('4')"),
+        (
+            {"question": ["q", "", "r", "p", "", "r"]},
+            "one sample has several questions: rows 2 ('q')",
+        ),
     ],
 )
 def test_rows_that_contradict_each_other(
     tmp_path: Path, columns: dict[str, object], expected: str
 ) -> None:
     assert expected in refusal(tmp_path, frame(**columns))
+
+
+def test_chance_is_not_known_of_scores_from_a_file(tmp_path: Path) -> None:
+    folder = import_scores(save(frame(), tmp_path / "s.csv"), "mine", tmp_path / "r").folder
+    judged = judge(read_imported(folder))
+    assert judged.scores["chance_pct"].isna().all()
+    assert not any("at chance" in note for note in judged.notes)
 
 
 def test_broken_files(tmp_path: Path) -> None:

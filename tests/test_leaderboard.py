@@ -197,6 +197,16 @@ def test_missing_cells_are_told_and_not_ranked() -> None:
     assert standings.notes[-2].startswith("1 cell missing: figures that need them are NA")
 
 
+def test_a_missing_benchmark_is_no_reason_to_rank_by_learning() -> None:
+    docs = ONE.benchmarks["docs"]
+    values = docs.values["strict"].copy()
+    values[:, 0] = np.nan
+    standings = rank_studies([change(ONE, "docs", values={"strict": values})], JudgeOptions())
+    assert standings.figure == "balance"
+    assert standings.frame["rank"].isna().all()
+    assert standings.frame["n_regressed"].isna().all()
+
+
 def test_two_studies_of_one_name_and_none_to_rank() -> None:
     with pytest.raises(UserError, match="two studies are called one"):
         rank_studies([ONE, ONE], JudgeOptions())

@@ -19,7 +19,6 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from harness import study
-from harness.analysis.frames import HELD_OUT_MEAN
 from harness.analysis.judge import judge
 from harness.analysis.matrix import Drift, Judged, scorer_of
 from harness.analysis.options import JudgeOptions
@@ -35,7 +34,7 @@ from harness.report.tables import print_judgement
 from harness.report.view import View
 from harness.scoring.study import read_scores
 from harness.storage.store import Store, folder_name
-from harness.types import OWN_METRIC, Stage, StageKey
+from harness.types import HELD_OUT_MEAN, OWN_METRIC, Stage, StageKey
 from tests.lm_eval_tasks import run_lm_eval, write_tasks
 from tests.tiny_models import make_checkpoint
 

@@ -119,7 +119,7 @@ MISTAKES: dict[str, tuple[str | bytes, str]] = {
     "not yaml": (GOOD + "  bad: [1, 2\n", "not YAML"),
     "not utf-8": (b"study: \xff\xfe", "not UTF-8 text (byte 7)"),
     "tab": ("study:\tx\n\tbase: y", "not YAML"),
-    "huge": ("study: " + "x" * 2_000_001, "a manifest has at most 2,000,000"),
+    "huge": ("study: " + "x" * 2_000_001, "such a file has at most 2,000,000"),
     "alias bomb": (
         "a: &a [x,x,x,x,x,x,x,x,x,x]\n"
         + "".join(f"{b}: &{b} [{','.join(['*' + a] * 10)}]\n" for a, b in zip("abcdef", "bcdefg", strict=True)),

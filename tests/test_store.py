@@ -145,6 +145,9 @@ def test_samples_come_back_without_their_images(store: Store):
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = tmp_path / "a.json"
+    for nothing in ("", "/", "."):
+        with pytest.raises(ResultsError, match="names no file to write to"):
+            write_atomically(Path(nothing), b"x")
     write_atomically(file, b"old")
 
     def full(fd: int) -> None:

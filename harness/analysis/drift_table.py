@@ -13,7 +13,6 @@ from harness.analysis.matrix import Drift, Judged, Trait, scorer_of
 from harness.analysis.options import JudgeOptions
 from harness.analysis.scores import StudyScores
 from harness.analysis.shifts import (
-    MEAN,
     Form,
     Path,
     Shift,
@@ -24,13 +23,13 @@ from harness.analysis.shifts import (
     told_measures,
 )
 from harness.analysis.strategies import Run, complete_benchmarks, role_at, strategies_of
+from harness.types import HELD_OUT_MEAN, MEAN
 
 DRIFT_COLUMNS = [
     "study", "strategy", "run", "n_runs", "stage", "stage_name", "trained_on", "contrast",
     "benchmark", "role", "measure", "unit", "n_samples", "n_groups", "before", "after", "shift",
     "ci_low", "ci_high", "p_value",
 ]  # fmt: skip
-HELD_OUT = "held_out"
 FROM_BASE, FROM_PREVIOUS = "base_to_stage", "previous_to_stage"
 # How a measure's numbers are written: (unit, factor). Shares are percent, their shifts points.
 UNITS: Mapping[str, tuple[str, float]] = {
@@ -108,7 +107,7 @@ def rows(
             for name, contrast in _contrasts(trait, path, start, t).items():
                 if never(trait, contrast):
                     continue
-                shift = known.get(measure) if name == HELD_OUT and not start else None
+                shift = known.get(measure) if name == HELD_OUT_MEAN and not start else None
                 shift = shift or shift_of(trait, contrast, level)
                 if shift is not None:
                     row = _row(scores, path, t, name) | _cells_of(measure, shift)
@@ -123,7 +122,7 @@ def _contrasts(trait: Judged, path: Path, start: int, t: int) -> dict[str, Seque
         for name, bench in benchmarks
         if trait.scorer in bench.rates or not isinstance(trait, Trait)
     }
-    return {**found, HELD_OUT: measured_shift(trait, path.runs, t, start)}
+    return {**found, HELD_OUT_MEAN: measured_shift(trait, path.runs, t, start)}
 
 
 def _row(scores: StudyScores, path: Path, t: int, name: str) -> dict[str, object]:
@@ -137,7 +136,7 @@ def _row(scores: StudyScores, path: Path, t: int, name: str) -> dict[str, object
         "stage_name": stage.name,
         "trained_on": stage.trained_on,
         "benchmark": name,
-        "role": MEAN if name == HELD_OUT else role_at(scores, name, path.first, t),
+        "role": MEAN if name == HELD_OUT_MEAN else role_at(scores, name, path.first, t),
     }
 
 

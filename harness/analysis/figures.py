@@ -163,7 +163,8 @@ def find_dip(
     else:
         deltas = [step.delta for step in curve]
         if not deltas or np.isnan(deltas).any():
-            return None, "the held-out curve is not complete"
+            none = not any(run.course.held_out_at(run.last) for run in strategy.runs)
+            return None, "no held-out benchmark" if none else "the held-out curve is not complete"
         dip = 1 + int(np.argmin(deltas))
         note = "the dip is the minimum of the same data, which inflates recovery"
     if dip is None or dip >= min(run.last for run in strategy.runs):

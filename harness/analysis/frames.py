@@ -19,12 +19,13 @@ from harness.analysis.forgetting import change, mean_of, pareto
 from harness.analysis.matrix import Drift, Judged, label, suite_settings
 from harness.analysis.multiple import holm
 from harness.analysis.options import JudgeOptions
-from harness.analysis.paired import PairedDifference
+from harness.analysis.paired import PairedDifference, not_available
 from harness.analysis.recovery import score_interval
 from harness.analysis.scores import FAILED, BenchmarkScores, StudyScores
 from harness.analysis.strategies import Run, Strategy, cell_counts, role_at
 from harness.analysis.verdicts import verdict
 from harness.errors import IncompatibleError, Problem
+from harness.types import HELD_OUT_MEAN, MEAN
 
 SCORES_COLUMNS = [
     "study",
@@ -121,11 +122,6 @@ LEADERBOARD_COLUMNS = [
     "n_missing",
     "signature",
 ]
-
-# `run` of a row that is the mean over the runs of a strategy, and `role` and `benchmark` of a row
-# that is the mean over the held-out benchmarks.
-MEAN = "mean"
-HELD_OUT_MEAN = "held_out"
 
 # Figures that the leaderboard shows in points.
 POINTS = (
@@ -317,9 +313,14 @@ class DeltaRows:
 
     def _parts(self, runs: Sequence[CellWeights]) -> Row:
         """The change taken apart: what the lenient scorer does not see of it, and what it does."""
-        level = self.options.level
-        row = points_of("superficial", estimate(self.drift, runs, level=level))
-        return row | points_of("essential", estimate(self.lenient, runs, level=level))
+        row: Row = {}
+        for name, judged in (("superficial", self.drift), ("essential", self.lenient)):
+            found = estimate(judged, runs, level=self.options.level)
+            # Of other samples than the change itself, the two would not add up to it.
+            n_all = found.n_samples + found.n_dropped
+            partial = found.n_dropped > self.options.max_dropped * n_all
+            row |= points_of(name, not_available("too few samples") if partial else found)
+        return row
 
     def _flips(self, run: Run, c: Comparison) -> tuple[int, int]:
         """(lost, gained) samples, summed over the benchmarks of the row."""
@@ -454,7 +455,10 @@ def _components(scores: StudyScores, strategy: str) -> str | None:
 
 
 def n_regressed(judged: Judged, strategy: Strategy, options: JudgeOptions) -> int | None:
-    """Held-out benchmarks with the verdict `regressed` after the last stage; None without any."""
+    """Held-out benchmarks with the verdict `regressed` after the last stage.
+
+    None without any, or where one was not measured.
+    """
     names = set.intersection(*(set(run.course.held_out_at(run.last)) for run in strategy.runs))
     if not names or strategy.last == 0:
         return None
@@ -466,6 +470,8 @@ def n_regressed(judged: Judged, strategy: Strategy, options: JudgeOptions) -> in
         )
         for name in sorted(names)
     ]
+    if any(np.isnan(x.delta) for x in found):
+        return None
     verdicts = [verdict(x, options.margin_pp, strict=options.strict) for x in found]
     return sum(v == "regressed" for v in verdicts)
 

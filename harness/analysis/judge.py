@@ -142,7 +142,8 @@ def _check_names(
         near = did_you_mean(options.baseline, names)
         text = f"got {options.baseline!r}, expected a strategy: {', '.join(names)}{near}"
         problems.append(Problem("baseline", text))
-    stages = sorted({s.name for s in scores.stages} | {s.trained_on or "" for s in scores.stages})
+    tuned = [stage for stage in scores.stages if stage.key.stage]
+    stages = sorted({stage.name for stage in tuned} | {stage.trained_on or "" for stage in tuned})
     if options.dip is not None and options.dip not in stages:
         near = did_you_mean(options.dip, stages)
         text = f"got {options.dip!r}, expected a stage: {', '.join(filter(None, stages))}{near}"
@@ -205,6 +206,12 @@ def _notes(
             yield f"aggregates are over the common set, without {', '.join(left_out)}"
     for x in found:
         yield from x.notes
+        if len({run.last for run in x.strategy.runs}) > 1:
+            ends = ", ".join(f"run {run.name} at {run.last}" for run in x.strategy.runs)
+            yield (
+                f"{x.strategy.name}: its runs end at different stages ({ends}); "
+                "figures of the last stage are means over these ends"
+            )
     unknown = {
         s.trained_on
         for s in scores.stages

@@ -31,19 +31,20 @@ class ScoreMatrix:
 
 
 def scorer_of(scores: StudyScores, name: str) -> str:
-    """The scorer to judge by: `name`, or the only one there is. Raises UserError otherwise.
+    """The scorer to judge by. Raises UserError for one that the study has not.
 
-    "" stands for the study's own.
+    "" stands for the study's own, or the only one there is.
     """
-    name = name or scores.scorer
+    asked, name = name, name or scores.scorer
     known = sorted({scorer for bench in scores.benchmarks.values() for scorer in bench.values})
     if name in known:
         return name
-    if len(known) == 1:
+    if len(known) == 1 and not asked:
         return known[0]
     near = did_you_mean(name, known)
     found = ", ".join(known) or "none"
-    raise UserError(f"study {scores.study}", f"no scorer {name!r}, found: {found}{near}")
+    cure = "" if asked or near else "; choose one with --scorer"
+    raise UserError(f"study {scores.study}", f"no scorer {name!r}, found: {found}{near}{cure}")
 
 
 def suite_settings(scores: StudyScores) -> dict[str, str]:

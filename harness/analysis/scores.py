@@ -14,7 +14,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.types import BASE, OWN_METRIC, Stage, StageKey
+from harness.errors import Problem, UserError
+from harness.types import BASE, HELD_OUT_MEAN, MEAN, OWN_METRIC, Stage, StageKey
 
 __all__ = ["BASE", "BenchmarkScores", "Stage", "StageKey", "StudyScores", "Texts"]
 
@@ -103,6 +104,20 @@ class StudyScores:
     """strategy -> what the audit of its stages found, for example `verified`."""
     scorer: str = DEFAULT_SCORER
     """Whose scores it is judged by unless another scorer is named."""
+
+    def __post_init__(self) -> None:
+        """Raises UserError for a name that would be taken for a mean."""
+        runs = {stage.key.run for stage in self.stages}
+        taken = [
+            Problem(f"{what} {name!r}", "is what tables call a mean; give it another name")
+            for what, name, there in (
+                ("benchmark", HELD_OUT_MEAN, HELD_OUT_MEAN in self.benchmarks),
+                ("run", MEAN, MEAN in runs),
+            )
+            if there
+        ]
+        if taken:
+            raise UserError(f"study {self.study}", taken)
 
     def runs(self) -> Mapping[tuple[str, str], Sequence[Stage]]:
         """(strategy, run) -> its stages in order, base first (its own or the shared one)."""

@@ -18,9 +18,7 @@ from harness.analysis.matrix import Judged, Trait
 from harness.analysis.paired import Floats, PairedDifference, not_available
 from harness.analysis.scores import BenchmarkScores, StudyScores
 from harness.analysis.strategies import Run, Strategy
-
-# `run` in files where several runs are one row.
-MEAN = "mean"
+from harness.types import MEAN
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,6 +214,10 @@ def read_imported(folder: Path, *, traits: bool = False) -> StudyScores:
     except (OSError, pa.ArrowException, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ResultsError(f"{folder.name}/{ROWS_FILE}", f"cannot be read: {reason}") from error
+    for name in (column for column in names if column not in ("sample_id", "group")):
+        if not all(str(word).isprintable() for word in frame[name].cat.categories):
+            text = f"column {name} holds a name that cannot be shown. Cure: import the file again"
+            raise ResultsError(f"{folder.name}/{ROWS_FILE}", text)
     stages, column = _stages(frame)
     said = facts.get("settings")
     settings = said if isinstance(said, dict) else {}
@@ -323,7 +327,7 @@ def _benchmarks(
             sample_ids=words["sample_id"][ids].astype(object),
             groups=_groups(sample, len(ids), codes["group"][rows], words["group"]),
             weights=np.ones(len(ids)),
-            chance=np.zeros(len(ids)),
+            chance=np.full(len(ids), np.nan),  # nothing in a score file tells it
             columns=keys,
             values=values,
             status=status,

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from harness.analysis.scores import BASE
 from harness.errors import Problem, ResultsError, did_you_mean
 from harness.interop.score_tables import TEXTS, ScoreTable, read_table, slip
+from harness.types import HELD_OUT_MEAN, MEAN
 
 ROLES = ("target", "held_out", "probe")
 DEFAULTS = {"run": "0", "scorer": "logged"}
@@ -222,6 +223,7 @@ def _conflicts(key: NDArray[np.int64], n_keys: int, words: Words) -> Rows:
 
 def _check_meaning(check: _Check, names: dict[str, Words], stage: NDArray[np.int64]) -> None:
     """Everything that needs more than one cell to be seen."""
+    _check_names(check, names)
     _check_roles(check, names)
     _check_trained_on(check, names, stage)
     _check_bases(check, names, stage)
@@ -240,6 +242,7 @@ def _check_meaning(check: _Check, names: dict[str, Words], stage: NDArray[np.int
         _conflicts(sample, n_samples, names["group"]),
         names["group"],
     )
+    _check_texts(check, sample, n_samples)
     answer, n_answers = joint_codes(step, sample, names["scorer"].codes)
     if n_answers < len(answer):
         twice = np.bincount(answer, minlength=n_answers)[answer] > 1
@@ -250,6 +253,38 @@ def _check_meaning(check: _Check, names: dict[str, Words], stage: NDArray[np.int
             twice,
             names["sample_id"],
         )
+
+
+def _check_names(check: _Check, names: dict[str, Words]) -> None:
+    """Names that are taken, or that a terminal would obey instead of showing them."""
+    for column, taken in (("benchmark", HELD_OUT_MEAN), ("run", MEAN)):
+        check.add(
+            f"column {column}",
+            f"{taken!r} is what tables call a mean: {{rows}}. Cure: another name",
+            names[column].among(taken),
+        )
+    for column in ("strategy", "run", "stage_name", "trained_on", "benchmark", "scorer"):
+        hidden = [word for word in names[column].words if not str(word).isprintable()]
+        check.add(
+            f"column {column}",
+            "a name with characters that cannot be shown (controls, text direction): {rows}",
+            names[column].among(*hidden),
+            names[column],
+        )
+
+
+def _check_texts(check: _Check, sample: NDArray[np.int64], n_samples: int) -> None:
+    """Checkpoints that did not answer the same questions cannot be compared."""
+    for column in ("question", "gold"):
+        if column in check.table.columns:
+            words = check.words(column)
+            check.add(
+                f"column {column}",
+                f"one sample has several {column}s: {{rows}}. "
+                "Cure: give samples of different questions different ids",
+                _conflicts(sample, n_samples, words),
+                words,
+            )
 
 
 def _check_roles(check: _Check, names: dict[str, Words]) -> None:

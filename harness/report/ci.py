@@ -111,12 +111,12 @@ def _xml(text: str) -> str:
 
 
 def flip_line(flip: Flip) -> str:
-    """An example flip as one line of plain text."""
-    return (
-        f"[{one_line(flip.sample_id, 60)}] {flip.score_before:.3g} to {flip.score_after:.3g} "
-        f"| {one_line(flip.question)} | before: {one_line(flip.before)} "
-        f"| after: {one_line(flip.after)} | gold: {one_line(flip.gold)}"
-    )
+    """An example flip as one line of plain text; of words only those that the study has."""
+    words = {"": flip.question, "before: ": flip.before, "after: ": flip.after, "gold: ": flip.gold}
+    start = f"[{one_line(flip.sample_id, 60)}] {flip.score_before:.3g} to {flip.score_after:.3g}"
+    if not any(words.values()):
+        return start
+    return " | ".join([start, *(f"{name}{one_line(text)}" for name, text in words.items())])
 
 
 # --- Markdown ------------------------------------------------------------------------------------
@@ -160,9 +160,11 @@ def _table_line(row: GateRow) -> str:
 
 def _details(row: GateRow) -> str:
     lines = [f"<details><summary>{markdown_text(row.name)}: example flips</summary>\n\n"]
-    lines.append("| question | before | after | gold |\n|---|---|---|---|\n")
+    titles = ("sample", "score", "question", "before", "after", "gold")
+    lines.append(f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|\n")
     for flip in row.flips:
-        cells = (flip.question, flip.before, flip.after, flip.gold)
+        scores = f"{flip.score_before:.3g} to {flip.score_after:.3g}"
+        cells = (flip.sample_id, scores, flip.question, flip.before, flip.after, flip.gold)
         lines.append(f"| {' | '.join(markdown_text(cell) for cell in cells)} |\n")
     return "".join([*lines, "\n</details>\n\n"])
 

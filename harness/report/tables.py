@@ -15,11 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.analysis.figures import StrategyFigures
-from harness.analysis.frames import HELD_OUT_MEAN, MEAN
 from harness.analysis.judge import Judgement
 from harness.analysis.paired import PairedDifference
 from harness.analysis.scores import StageKey
 from harness.analysis.sentences import percent, points
+from harness.types import HELD_OUT_MEAN, MEAN
 
 STRATEGIES_PER_TABLE = 4
 STAGES_PER_TABLE = 6

@@ -14,8 +14,8 @@ from functools import cached_property
 import pandas as pd
 
 from harness.analysis import Judgement
-from harness.analysis.frames import HELD_OUT_MEAN, MEAN
 from harness.report import foreign_text
+from harness.types import HELD_OUT_MEAN, MEAN
 
 BASE_LABEL = "base"
 HELD_OUT = HELD_OUT_MEAN

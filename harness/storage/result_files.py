@@ -28,6 +28,8 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def write_atomically(file: Path, data: bytes) -> None:
     """The file has the old content or the new, whatever happens: written aside, then renamed."""
+    if not file.name:
+        raise ResultsError(repr(str(file)), "names no file to write to")
     aside = file.with_name(f".{file.name}.{os.getpid()}")
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +55,7 @@ def writing(file: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ResultsError(
-            f"{file.parent.name}/{file.name}",
+            "/".join(file.parts[-2:]),
             f"cannot be written: {error.strerror or error}; mend that and run again, "
             "what was answered before is kept",
         ) from None
