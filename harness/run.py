@@ -12,6 +12,7 @@ import os
 import re
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,8 @@ from harness.types import OWN_METRIC, Checkpoint, Engine, Prediction, Profile, R
 # Answers are made durable in groups: at most this many, or this old in seconds.
 FLUSH_COUNT = 64
 FLUSH_SECONDS = 2.0
+# A larger share of failed answers makes a cell one that was not scored; the gate thinks so too.
+MAX_FAILED = 0.05
 # Environment variables whose values are kept out of logs; shorter values are words, not secrets.
 SECRET_NAMES = re.compile(r"TOKEN|SECRET|PASSWORD|API_?KEY", re.IGNORECASE)
 SECRET_LENGTH = 8
@@ -61,12 +64,26 @@ class Watch(Protocol):
         """What one of several workers begins to do; "" when it is gone."""
 
 
+@dataclass(frozen=True, slots=True)
+class FailedAnswers:
+    """Requests of one cell that have a reason instead of an answer."""
+
+    where: str
+    """The checkpoint and the task, for people."""
+    n_failed: int
+    n: int
+    reason: str
+    """The commonest."""
+
+
 @dataclass(slots=True)
 class Outcome:
     """What a sweep did."""
 
     n_answered: int = 0
     n_failed: int = 0
+    failed: list[FailedAnswers] = field(default_factory=list)
+    """By cell, of those that were sealed."""
     n_sealed: int = 0
     seconds: float = 0.0
     failures: list[Failure] = field(default_factory=list)
@@ -93,6 +110,7 @@ class Outcome:
         return Outcome(
             n_answered=self.n_answered + later.n_answered,
             n_failed=self.n_failed + later.n_failed,
+            failed=[*self.failed, *later.failed],
             n_sealed=self.n_sealed + later.n_sealed,
             seconds=self.seconds + later.seconds,
             failures=[*self.failures, *later.failures],
@@ -105,12 +123,21 @@ class Outcome:
             notices=[*self.notices, *later.notices],
         )
 
+    def sealed(self, where: str, answers: Sequence[Prediction]) -> None:
+        """A cell is complete."""
+        self.n_sealed += 1
+        reasons = Counter(p.reason for p in answers if p.status != "ok")
+        if reasons:
+            reason = reasons.most_common(1)[0][0]
+            self.failed.append(FailedAnswers(where, reasons.total(), len(answers), reason))
+
     @property
     def exit_code(self) -> int:
-        """0 when everything asked for is there; 130 after Ctrl-C, as shells expect."""
+        """0 when everything asked for is there, but for single answers; 130 after Ctrl-C."""
         if self.interrupted:
             return EXIT_INTERRUPTED
-        return EXIT_FAILED if self.failures else EXIT_OK
+        lost = any(cell.n_failed > MAX_FAILED * cell.n for cell in self.failed)
+        return EXIT_FAILED if self.failures or lost else EXIT_OK
 
 
 def sweep(
@@ -150,7 +177,7 @@ def sweep(
             for cell in group:
                 watch.task(cell.task)
                 try:
-                    _answer(live, cell, prepared, store, watch, outcome)
+                    _answer(live, cell, labels, prepared, store, watch, outcome)
                 except DataError as error:
                     outcome.failures.append(Failure(cell.task, str(error)))
                 except (CheckpointError, EngineError) as error:
@@ -297,9 +324,18 @@ class Requests:
 
 
 def _answer(
-    live: LiveEngine, cell: Cell, prepared: Requests, store: Store, watch: Watch, outcome: Outcome
+    live: LiveEngine,
+    cell: Cell,
+    where: str,
+    prepared: Requests,
+    store: Store,
+    watch: Watch,
+    outcome: Outcome,
 ) -> None:
-    """Answers what a cell owes and seals it; an engine that dies is started again once."""
+    """Answers what a cell owes and seals it; an engine that dies is started again once.
+
+    `where`: the checkpoint, for people.
+    """
     asked = prepared.of(cell)
     journal = store.journal(cell.task, cell.signature)
     watch.answered(len(journal.done), sum(p.status != "ok" for p in journal.done.values()))
@@ -318,8 +354,9 @@ def _answer(
     spent = outcome.task_seconds.setdefault(cell.pace, [0.0, 0.0])
     spent[0] += outcome.n_answered - before
     spent[1] += time.monotonic() - began
-    journal.seal([request.sample_id for request in asked])
-    outcome.n_sealed += 1
+    order = [request.sample_id for request in asked]
+    journal.seal(order)
+    outcome.sealed(f"{where}, {cell.task}", [journal.done[name] for name in order])
     watch.sealed()
 
 

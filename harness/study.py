@@ -33,7 +33,7 @@ from harness.manifest import (
     read_manifest,
 )
 from harness.names import check_name
-from harness.plan import Failure, Plan, make_plan, parse_only, study_record
+from harness.plan import Cell, Failure, Plan, make_plan, owes, parse_only, study_record
 from harness.run import Outcome, Watch, sweep
 from harness.storage.result_files import write_atomically
 from harness.storage.store import Store
@@ -85,6 +85,8 @@ class OpenStudy:
     """The folder that the manifest's paths are relative to."""
     store: Store
     plan: Plan
+    retry_failed: bool = False
+    """Sealed cells with failed answers are owed as well."""
 
 
 def open_study(target: Path, options: Options) -> OpenStudy:
@@ -117,7 +119,8 @@ def open_study(target: Path, options: Options) -> OpenStudy:
         options.diagnostics, options.probe_samples, manifest.suite.seed,
         manifest.engine.options.get("token_classes", {}), options.retry_failed,
     )  # fmt: skip
-    return OpenStudy(manifest, folder, store, with_diagnostics(plan, store, asked, wanted))
+    plan = with_diagnostics(plan, store, asked, wanted)
+    return OpenStudy(manifest, folder, store, plan, options.retry_failed)
 
 
 def score(
@@ -131,7 +134,8 @@ def score(
     """
     store, plan = opened.store, opened.plan
     with store.writer(lambda: watch.checkpoint("waiting for another forgeteval score")):
-        plan = replace(plan, cells=[_still_owed(store, cell) for cell in plan.cells])
+        retry = opened.retry_failed
+        plan = replace(plan, cells=[_still_owed(store, cell, retry) for cell in plan.cells])
         _check_room(store, plan)
         if record:
             costs = training_costs(plan)
@@ -141,10 +145,23 @@ def score(
             outcome = sweep(plan, store, profile, lambda: _engine(opened), watch)
         else:
             outcome = _sweep_with(workers, replace(opened, plan=plan), watch)
-        outcome.failures += grade_cells(store, plan)
+        outcome.failures += [*restore_samples(store, plan), *grade_cells(store, plan)]
     outcome.failures[:0] = plan.failures
     rates.learn(_rates_file(store), _pace(opened, workers), outcome)
     return outcome
+
+
+def restore_samples(store: Store, plan: Plan) -> list[Failure]:
+    """Writes the questions behind sealed cells anew where that file is gone; what could not be."""
+    failures = []
+    sealed = {cell.task for cell in plan.cells if store.is_sealed(cell.task, cell.id)}
+    for name, benchmark in plan.benchmarks.items():
+        if name in sealed and not store.samples_file(name, benchmark.data).is_file():
+            try:
+                store.write_samples(name, benchmark.data, benchmark.load())
+            except DataError as error:
+                failures.append(Failure(name, str(error)))
+    return failures
 
 
 def grade_cells(store: Store, plan: Plan) -> list[Failure]:
@@ -252,10 +269,9 @@ def write_record(store: Store, record: Mapping[str, Any]) -> None:
     write_atomically(store.folder / "study.json", text.encode() + b"\n")
 
 
-def _still_owed(store: Store, cell: Any) -> Any:
+def _still_owed(store: Store, cell: Cell, retry_failed: bool) -> Cell:
     """Another process may have sealed it while this one planned or waited."""
-    sealed = cell.owed and store.is_sealed(cell.task, cell.id)
-    return replace(cell, owed=False) if sealed else cell
+    return replace(cell, owed=cell.owed and owes(store, cell.task, cell.id, retry_failed))
 
 
 def _check_room(store: Store, plan: Plan) -> None:

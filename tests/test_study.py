@@ -97,6 +97,41 @@ def test_a_second_run_owes_nothing_and_changes_nothing(place: Path, engine):
     assert (place / "results/tiny/study.json").read_bytes() == record
 
 
+def test_lost_questions_are_written_again(place: Path, engine):
+    _, opened = score(place)
+    (samples,) = (opened.store.folder / "samples").glob("words-*.parquet")
+    before = samples.read_bytes()
+    samples.unlink()
+    with pytest.raises(ResultsError, match="is missing; run `forgeteval score` again"):
+        read_scores(opened.store.folder)
+    assert score(place)[0].n_answered == 0
+    assert samples.read_bytes() == before
+
+
+def test_failed_answers_are_told_and_asked_again(place: Path, monkeypatch: pytest.MonkeyPatch):
+    broken = {"3"}
+    made = ReplayEngine(lambda c, r: None if r.sample_id in broken else "red")
+    monkeypatch.setattr(engines, "create", lambda kind, options: made)
+    outcome, _ = score(place)
+    assert (outcome.n_failed, outcome.exit_code) == (8, 0)
+    first = outcome.failed[0]
+    assert (first.where, first.n_failed, first.n) == ("base, colors", 1, 20) and first.reason
+    assert score(place)[0].n_answered == 0
+    broken.add("4")
+    assert score(place, retry_failed=True)[0].n_failed == 8  # what was answered stays
+    broken.clear()
+    outcome, opened = score(place, retry_failed=True)
+    assert (outcome.n_answered, outcome.n_failed, outcome.failed) == (8, 0, [])
+    assert read_scores(opened.store.folder).benchmarks["words"].values["strict"].mean() == 1
+    assert score(place, retry_failed=True)[0].n_answered == 0
+
+
+def test_a_cell_of_which_much_failed_is_no_success(place: Path, monkeypatch: pytest.MonkeyPatch):
+    made = ReplayEngine(lambda c, r: None if r.sample_id in ("3", "4") else "red")
+    monkeypatch.setattr(engines, "create", lambda kind, options: made)
+    assert score(place)[0].exit_code == 6
+
+
 def test_an_overwritten_checkpoint_is_scored_again_and_the_old_cells_stay(place: Path, engine):
     score(place)
     cells = set((place / "results/tiny/cells").rglob("*.parquet"))

@@ -153,6 +153,7 @@ def score(
 
     from harness import executors, study
     from harness.diagnostics import kinds_of
+    from harness.errors import EXIT_FAILED, EXIT_OK
     from harness.report.plan_tables import print_plan
 
     # SIGTERM (a scheduler's stop) ends a sweep as cleanly as Ctrl-C.
@@ -168,7 +169,7 @@ def score(
     opened = study.open_study(manifest, options)
     if dry_run:
         print_plan(console, opened, crew, as_json=json_)
-        return
+        raise typer.Exit(EXIT_FAILED if opened.plan.failures else EXIT_OK)
     shown = _Shown(console, "quiet" if quiet else progress, json_)
     outcome = _sweep(opened, crew, shown)
     if check_against and not outcome.exit_code:

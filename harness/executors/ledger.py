@@ -261,9 +261,11 @@ class Ledger:
         if opened.over or opened.n_flying or opened.unasked or journal is None:
             return
         journal.seal(opened.order)
+        label = self.group(number).label
+        answers = [journal.done[name] for name in opened.order]
+        self.outcome.sealed(f"{label}, {opened.cell.task}", answers)
         opened.over, opened.journal = True, None
-        self.outcome.n_sealed += 1
-        self._watch.sealed(self.group(number).label, opened.cell.task)
+        self._watch.sealed(label, opened.cell.task)
 
     def _witness(self, asks: str, asked: Sequence[Request]) -> str:
         """Hash of the first picture asked about that can be read here; "" if there is none."""

@@ -17,8 +17,11 @@ from harness.agreement import Agreement
 from harness.executors import Workers
 from harness.forecast import Forecast
 from harness.plan import Failure
-from harness.run import Outcome
+from harness.run import FailedAnswers, Outcome
 from harness.study import OpenStudy, estimate, forecast_workers
+
+# Cells with failed answers that are named one by one.
+SHOWN_CELLS = 5
 
 
 def print_plan(
@@ -124,6 +127,7 @@ def print_outcome(console: Console, opened: OpenStudy, outcome: Outcome, *, as_j
             "cells_done": sealed,
             "answered": outcome.n_answered,
             "failed_samples": outcome.n_failed,
+            "failed": [asdict(cell) for cell in outcome.failed],
             "seconds": round(outcome.seconds, 3),
             "interrupted": outcome.interrupted,
             "engine_restarts": outcome.n_restarts,
@@ -152,11 +156,22 @@ def print_outcome(console: Console, opened: OpenStudy, outcome: Outcome, *, as_j
         console.print(f"Workers died {outcome.n_lost} times; others took over what they owed.")
     for notice in outcome.notices:
         console.print(f"not used: {notice}", style="yellow", markup=False)
-    if outcome.n_failed:
-        console.print(f"{outcome.n_failed} samples failed; `--retry-failed` asks them again.")
+    _print_failed(console, outcome.failed)
     _print_failures(console, outcome.failures)
     if not outcome.interrupted and sealed:
         console.print(f"Next: forgeteval compare {opened.store.folder}", highlight=False)
+
+
+def _print_failed(console: Console, failed: Sequence[FailedAnswers]) -> None:
+    """Cells with failed answers, the worst first, and what can be done."""
+    worst = sorted(failed, key=lambda cell: -cell.n_failed / cell.n)
+    for cell in worst[:SHOWN_CELLS]:
+        text = f"{cell.where}: {cell.n_failed:,} of {cell.n:,} answers failed: {cell.reason}"
+        console.print(text, style="yellow", markup=False, highlight=False)
+    if more := len(worst) - SHOWN_CELLS if len(worst) > SHOWN_CELLS else 0:
+        console.print(f"and {more} more cells with failed answers", style="yellow")
+    if worst:
+        console.print("`--retry-failed` asks them again.")
 
 
 def _print_failures(console: Console, failures: Sequence[Failure]) -> None:

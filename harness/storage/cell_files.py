@@ -22,6 +22,7 @@ from harness.storage.signatures import SCHEMA_VERSION, cell_id
 from harness.types import Prediction, Sample
 
 METADATA_KEY = b"forgeteval"
+CURE = "; delete this file and run `forgeteval score` again"
 _NUMBERS = pa.list_(pa.float64())
 _TOKENS = pa.list_(pa.int32())
 _BY_CLASS = pa.map_(pa.string(), _NUMBERS)
@@ -102,7 +103,7 @@ def read_samples(file: Path) -> list[Sample]:
         return [_sample(row) for row in rows]
     except (TypeError, ValueError, RecursionError):
         place = f"{file.parent.name}/{file.name}"
-        raise ResultsError(place, "was not written by forgeteval, or is torn") from None
+        raise ResultsError(place, f"was not written by forgeteval, or is torn{CURE}") from None
 
 
 def write_cell(file: Path, answers: Iterable[Prediction], signature: Mapping[str, object]) -> None:
@@ -169,13 +170,13 @@ def read_table(file: Path, schema: pa.Schema | None) -> tuple[pa.Table, dict[str
         # Arrow believes a file's strings to be UTF-8; later readers would not.
         table.validate(full=True)
     except FileNotFoundError:
-        raise ResultsError(place, "is missing") from None
+        raise ResultsError(place, "is missing; run `forgeteval score` again") from None
     # Before ValueError, which some of Arrow's own errors are too.
     except (pa.ArrowException, OSError) as error:
         reason = first_line(error, 5_000).replace(str(file), place)
-        raise ResultsError(place, f"cannot be read: {reason}") from None
+        raise ResultsError(place, f"cannot be read: {reason}{CURE}") from None
     except (KeyError, TypeError, ValueError, RecursionError):
-        raise ResultsError(place, "was not written by forgeteval, or is torn") from None
+        raise ResultsError(place, f"was not written by forgeteval, or is torn{CURE}") from None
     if version != SCHEMA_VERSION:
         raise ResultsError(
             place, f"has schema {version}, this program reads {SCHEMA_VERSION}; update forgeteval"
@@ -183,7 +184,7 @@ def read_table(file: Path, schema: pa.Schema | None) -> tuple[pa.Table, dict[str
     names = table.column_names
     known = [f for f in schema or () if f.name in names or f.name not in SPARSE_COLUMNS]
     if schema is not None and not table.schema.equals(pa.schema(known), check_metadata=False):
-        raise ResultsError(place, "has other columns than forgeteval writes")
+        raise ResultsError(place, f"has other columns than forgeteval writes{CURE}")
     return table, metadata
 
 
