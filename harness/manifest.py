@@ -19,6 +19,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    StrictBool,
+    StrictInt,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -119,7 +121,7 @@ class BaseSpec(_Strict):
     path: str | None = None
     hub: str | None = None
     revision: str | None = None
-    trust_remote_code: bool = False
+    trust_remote_code: StrictBool = False
 
     @model_validator(mode="after")
     def _one_place(self, info: ValidationInfo) -> BaseSpec:
@@ -165,7 +167,7 @@ class WiseFt(_Strict):
     """Folder of the tuned checkpoint."""
     with_: str = Field(alias="with", default=BASE)
     """Folder of the other end point; `base` is the study's base, `previous` the stage before."""
-    alpha: float = Field(ge=0.0, le=1.0)
+    alpha: float = Field(ge=0.0, le=1.0, strict=True)
     """Share of `with`. A list of shares stands for as many stages."""
 
     @field_validator("of", "with_")
@@ -182,7 +184,7 @@ class StageSpec(_Strict):
     wise_ft: WiseFt | None = None
     trained_on: str | None = None
     name: Name | None = None
-    trust_remote_code: bool = False
+    trust_remote_code: StrictBool = False
 
     @field_validator("trained_on")
     @classmethod
@@ -231,7 +233,7 @@ class RunSpec(_Strict):
     """One training run of a strategy: its seed or order, and its stages."""
 
     stages: Stages
-    seed: int | None = None
+    seed: StrictInt | None = None
     order: str | None = None
     name: Name | None = None
 
@@ -270,8 +272,8 @@ class Suite(_Strict):
     targets: list[TaskName] = []
     held_out: list[TaskName] = []
     probes: list[TaskName] = []
-    limit: Annotated[int, Field(ge=1)] | None = None
-    seed: int = 0
+    limit: Annotated[StrictInt, Field(ge=1)] | None = None
+    seed: StrictInt = 0
     """Seed of the subset that `limit` draws."""
     profile: Profile = "fixed"
     scoring: Literal["generate", "loglikelihood"] = "generate"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -53,6 +53,10 @@ DEFAULT_SUITE = Suite.model_construct(
 # probe, of which the base's holds the likeliest tokens at each position.
 BYTES_PER_PREDICTION = 500
 BYTES_PER_READING = 50_000
+
+
+# A folder's name that says only which one of many it is.
+NUMBERED = re.compile(r"(seed|run|stage|step|epoch|checkpoint)?[-_]?\d+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,12 +345,24 @@ def _one_checkpoint(folder: Path, options: Options, suite: Suite) -> Manifest:
             str(folder), "is one checkpoint; --base and --pattern are for a folder of stages"
         )
     return Manifest.model_construct(
-        study=_plain_name("-".join(folder.absolute().parts[-2:])),
+        study=_plain_name(_last_words(folder.absolute().parts)),
         base=BaseSpec.model_construct(path=str(folder.absolute())),
         engine=EngineSpec(),
         suite=suite,
         strategies={},
     )
+
+
+def _last_words(parts: Sequence[str]) -> str:
+    """The end of a path that tells one checkpoint from others: seeds and steps alone do not.
+
+    >>> _last_words(("/", "ckpt", "mlp", "seed0", "2_count")), _last_words(("/", "ckpt", "a1"))
+    ('mlp-seed0-2_count', 'ckpt-a1')
+    """
+    n = 2
+    while n < len(parts) - 1 and NUMBERED.fullmatch(parts[-n]):
+        n += 1
+    return "-".join(parts[-n:])
 
 
 def _plain_name(text: str) -> str:

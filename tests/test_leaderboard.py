@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ import harness.cli
 from harness.analysis import JudgeOptions, judge
 from harness.analysis.frames import LEADERBOARD_COLUMNS
 from harness.analysis.scores import SCORED, BenchmarkScores, StudyScores
-from harness.errors import IncompatibleError, UserError
+from harness.errors import IncompatibleError, ResultsError, UserError
 from harness.report.leaderboard import FORMATS, legend, terminal_table
 from harness.standings import rank_studies
 from harness.types import Stage, StageKey
@@ -217,6 +218,23 @@ def test_two_studies_of_one_name_and_none_to_rank() -> None:
 # --- forms ---------------------------------------------------------------------------------------
 
 NASTY = study("nasty", **{"=cmd|x": (0.7, 0.5), "a_b&c|<b>$": (0.6, 0.78)})
+
+
+def test_a_folder_that_can_only_be_read_is_judged_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    folder = Path(shutil.copytree(Path(__file__).parents[1] / "results" / "micro", tmp_path / "m"))
+
+    def refuse(judgement: Any, place: Path) -> list[Path]:
+        raise ResultsError(str(place / "scores.csv"), "cannot be written: Read-only file system")
+
+    monkeypatch.setattr("harness.report.csv_files.write_csv_files", refuse)
+    monkeypatch.setattr(sys, "argv", ["forgeteval", "compare", str(folder), "--json"])
+    with pytest.raises(SystemExit) as ended:
+        harness.cli.main()
+    said = capsys.readouterr()
+    assert ended.value.code == 2 and "Read-only file system" in said.err
+    assert json.loads(said.out)["leaderboard"]
 
 
 def test_csv_has_no_formulas() -> None:

@@ -63,6 +63,26 @@ def test_a_glob_is_sorted_naturally_and_names_its_skills(folder: Path):
     ]
 
 
+def test_yes_and_true_are_no_numbers_and_one_is_no_yes(folder: Path):
+    text = GOOD.replace("  held_out: [ai2d]", "  held_out: [ai2d]\n  limit: true\n  seed: '5'")
+    text = text.replace("base: ckpt/base", "base: {path: ckpt/base, trust_remote_code: 1}")
+    with pytest.raises(ManifestError) as refused:
+        read(folder, text)
+    lines = str(refused.value)
+    assert "base.trust_remote_code: got 1, expected true or false" in lines
+    assert "suite.limit: got True, expected a whole number" in lines
+    assert "suite.seed: got '5', expected a whole number" in lines
+
+
+def test_names_that_mean_a_mean(folder: Path):
+    text = GOOD.partition("    stages:")[0] + "    runs:\n    - {name: mean, stages: ckpt/s0/*}\n"
+    with pytest.raises(ManifestError, match="the name `mean` means the mean over runs; rename it"):
+        read(folder, text)
+    task = "  tasks: {held_out: {path: x.jsonl, scorer: exact}}\nstrategies:"
+    with pytest.raises(ManifestError, match="'held_out' is what tables call a mean"):
+        read(folder, GOOD.replace("strategies:", task))
+
+
 def test_natural_order_and_last_target():
     assert sorted(["10_clock", "2_count", "1_x"], key=natural) == ["1_x", "2_count", "10_clock"]
     odd = ["m²", "9" * 5000, "a3"]  # a digit that is no number; a number that none can be made of

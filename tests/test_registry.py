@@ -25,6 +25,7 @@ ROOT = Path(__file__).parent.parent
     "module",
     [
         "data.subset", "errors", "natural_order", "prompts", "rows", "stage_lists",
+        "study",
         "storage.signatures", "storage.store",
     ],
 )  # fmt: skip

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from harness.analysis.judge import Judgement
     from harness.analysis.options import JudgeOptions
+    from harness.errors import ResultsError
 
 EXAMPLES = """
 Examples:
@@ -86,20 +87,25 @@ def compare(
     folder = study_folder(study, results)
     console = Console(stderr=json_)
     with _Progress(console) as progress:
-        judgement, files = _judge_and_write(folder, options, log_to, progress)
+        judgement, files, error = _judge_and_write(folder, options, log_to, progress)
     if json_:
         typer.echo(json.dumps(as_json(judgement, files), indent=1, ensure_ascii=True))
-        return
-    print_judgement(console, judgement)
-    names = ", ".join(file.name for file in files)
-    console.print(f"written to {folder}: {names}", markup=False, highlight=False, soft_wrap=True)
+    else:
+        print_judgement(console, judgement)
+    if error is not None:  # a folder that can only be read can be judged all the same
+        raise error
+    if not json_:
+        names = ", ".join(file.name for file in files)
+        text = f"written to {folder}: {names}"
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _judge_and_write(
     folder: Path, options: JudgeOptions, log_to: Tracker, progress: _Progress
-) -> tuple[Judgement, list[Path]]:
-    """The judgement of a study and the files that say it."""
+) -> tuple[Judgement, list[Path], ResultsError | None]:
+    """The judgement of a study, and the files that say it or why there are none."""
     from harness.analysis.judge import judge
+    from harness.errors import ResultsError
     from harness.export.trackers import log_scores
     from harness.report.csv_files import write_csv_files
     from harness.scoring.study import read_scores
@@ -108,11 +114,15 @@ def _judge_and_write(
     scores = read_scores(folder)
     judgement = judge(scores, options, lambda done, total: progress("judging", done, total))
     progress("writing files")
-    files = write_csv_files(judgement, folder)
+    files, failed = [], None
+    try:
+        files = write_csv_files(judgement, folder)
+    except ResultsError as error:
+        failed = error
     if log_to is not None:
         progress(f"logging to {log_to}")
         log_scores(scores, log_to)
-    return judgement, files
+    return judgement, files, failed
 
 
 def as_json(judgement: Judgement, files: list[Path]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, model_validator
 
 PREFIX = "lm_eval:"
 # lm-eval's own names: a few have brackets; a task that only a group defines is `group::task`.
@@ -38,19 +38,19 @@ class LmEvalSettings(BaseModel):
     """Folders with task files of your own, relative to the manifest. Their Python files are run."""
     num_fewshot: Shots | dict[str, Shots] | None = None
     """Examples before each question: one number, or by task or group. Without: as the task says."""
-    fewshot_seed: int = FEWSHOT_SEED
-    limit: Annotated[int, Field(ge=1)] | None = None
+    fewshot_seed: StrictInt = FEWSHOT_SEED
+    limit: Annotated[StrictInt, Field(ge=1)] | None = None
     """The first documents of each task, as `lm_eval --limit`. Without: `suite.limit`."""
-    apply_chat_template: bool = False
+    apply_chat_template: StrictBool = False
     """Put the model's chat template around the prompts."""
-    fewshot_as_multiturn: bool | None = None
+    fewshot_as_multiturn: StrictBool | None = None
     """Examples as turns of the chat. Without: as `lm_eval` does, whenever the template is used."""
     system_instruction: str | None = None
     gen_kwargs: dict[str, Any] = {}
     """Generation settings that replace a task's, for example `max_gen_toks`."""
     metric: dict[str, str] = {}
     """Task -> its headline: `acc_norm`, or with a filter `exact_match,flexible-extract`."""
-    allow_code: bool = False
+    allow_code: StrictBool = False
     """Run tasks that execute what the model wrote (lm-eval calls them unsafe)."""
 
     @model_validator(mode="after")
