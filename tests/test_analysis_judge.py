@@ -289,6 +289,16 @@ def test_a_missing_cell_is_na_counted_and_refused_in_aggregates():
     assert "aggregates are over the common set, without h1" in common.notes
 
 
+def test_much_that_failed_everywhere_is_told():
+    scores = study()
+    for stage in scores.stages:
+        scores = without_cells(scores, "h0", stage.key, slice(0, 100), FAILED)
+    note = next(note for note in judge(scores).notes if "failed" in note)
+    assert note.startswith(
+        "4 cells without many of the answers, which failed: h0 at base@0 (100 of 400), h0 at s@1"
+    )
+
+
 def test_other_samples_are_intersected_counted_and_refused_above_the_limit():
     key = StageKey("s", "0", 2)
     few = judge(without_cells(study(), "h0", key, slice(0, 10), FAILED))

@@ -16,7 +16,7 @@ from harness.analysis.multiple import minimum_detectable_effect
 from harness.analysis.options import JudgeOptions
 from harness.analysis.paired import PairedDifference
 from harness.analysis.recovery import score_interval
-from harness.analysis.scores import StudyScores
+from harness.analysis.scores import FAILED, SCORED, StudyScores
 from harness.analysis.sentences import comparison_sentence, sentence
 from harness.analysis.strategies import Strategy, complete_benchmarks, strategies_of
 from harness.errors import Problem, UserError, did_you_mean
@@ -204,6 +204,9 @@ def _notes(
         else:
             left_out = [b for b in scores.benchmarks if b not in usable]
             yield f"aggregates are over the common set, without {', '.join(left_out)}"
+    if torn := list(_much_failed(scores, options.max_dropped)):
+        shown = ", ".join(torn[:5]) + (", ..." if len(torn) > 5 else "")
+        yield f"{_count(len(torn), 'cell')} without many of the answers, which failed: {shown}"
     for x in found:
         yield from x.notes
         if len({run.last for run in x.strategy.runs}) > 1:
@@ -222,6 +225,15 @@ def _notes(
     yield from _at_chance(judged)
     if any(x.recovery is not None for x in found) and options.dip is None:
         yield "recovery is measured from the lowest stage, which inflates it; --dip declares one"
+
+
+def _much_failed(scores: StudyScores, accepted: float) -> Iterator[str]:
+    """Cells of which more than `accepted` failed: their means are of the other samples."""
+    for name, bench in scores.benchmarks.items():
+        failed, scored = ((bench.status == kind).sum(axis=0) for kind in (FAILED, SCORED))
+        for key, n_failed, n_scored in zip(bench.columns, failed, scored, strict=True):
+            if n_failed > accepted * (n_failed + n_scored):
+                yield f"{name} at {label(key)} ({n_failed:,} of {n_failed + n_scored:,})"
 
 
 def _at_chance(judged: Judged) -> Iterator[str]:
