@@ -25,6 +25,8 @@ from harness.types import Checkpoint
 
 # The ranks that vLLM can be started with (its `MaxLoRARanks`).
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+# Starts of LoRA that take their own share out of the base first.
+MOVE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 VISION = re.compile(r"vision|visual|projector|image_newline")
 PROCESSING_FILES = (*TOKENIZER_FILES, *PROCESSOR_FILES)
 
@@ -91,16 +93,34 @@ def refuse_differences(
         raise CheckpointError(folder, shortened(problems))
 
 
+def _beyond_vllm(config: Mapping[str, Any]) -> str:
+    """What an adapter has that vLLM would die of, or leave out without a word; "" = nothing."""
+    kind = str(config.get("peft_type", "LORA"))
+    if kind != "LORA":
+        return f"is of kind {kind}; vLLM applies LoRA alone"
+    start = str(config.get("init_lora_weights", True)).lower()
+    changes = {
+        "DoRA": config.get("use_dora"),
+        "biases": config.get("lora_bias") or config.get("bias", "none") != "none",
+        "whole modules (modules_to_save)": config.get("modules_to_save"),
+        f"a base changed by its start ({start})": start.startswith(MOVE_THE_BASE),
+    }
+    found = [name for name, there in changes.items() if there]
+    return f"has {' and '.join(found)}, which vLLM does not apply" if found else ""
+
+
 def lora_rank(checkpoint: Checkpoint) -> int:
     """Rank that the engine must be started with; 0 without an adapter. Raises CheckpointError."""
     if not checkpoint.adapter:
         return 0
     folder = Path(checkpoint.adapter)
-    vision = [name for name in tensor_index(folder) if VISION.search(name)]
-    if vision:
-        cure = "merge the adapter into its base, or score it with --engine hf"
-        text = f"{vision[0]} lies outside the language model, where vLLM applies none; {cure}"
-        raise CheckpointError(str(folder), text)
     config = read_config(folder)
+    what = _beyond_vllm(config)
+    vision = [name for name in tensor_index(folder) if VISION.search(name)]
+    if vision and not what:
+        what = f"{vision[0]} lies outside the language model, where vLLM applies none"
+    if what:
+        cure = "merge the adapter into its base, or score it with --engine hf"
+        raise CheckpointError(str(folder), f"{what}; {cure}")
     ranks = [config.get("r", 8), *(config.get("rank_pattern") or {}).values()]
     return max(LORA_RANKS[bisect.bisect_left(LORA_RANKS, min(max(ranks), LORA_RANKS[-1]))], 1)
