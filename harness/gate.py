@@ -336,7 +336,11 @@ class _Gate:
         bench = self.judged.scores.benchmarks[name]
         for side in (*self.pairing.candidates, *baselines):
             if not self.judged.has(name, side.key):
-                return f"no scores of {label(side.key)}"
+                here = bench.judged_by(self.judged.scorer) in bench.values or not bench.values
+                by = (
+                    "" if here else f" by {self.judged.scorer!r}, only by {', '.join(bench.values)}"
+                )
+                return f"no scores of {label(side.key)}{by}"
             status = bench.status[:, bench.columns.index(side.key)]
             failed, scored = int((status == FAILED).sum()), int((status == SCORED).sum())
             if failed > self.options.max_dropped * (failed + scored):

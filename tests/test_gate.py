@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.analysis.judge import judge
 from harness.analysis.options import JudgeOptions
 from harness.analysis.paired import paired_difference
 from harness.analysis.scores import (
@@ -158,6 +159,18 @@ def test_probes_count_only_where_named() -> None:
     )
     assert run_gate(scores).exit_code == 0
     assert run_gate(scores, required=["probe"]).exit_code == 1
+
+
+def test_scores_by_another_scorer_are_named() -> None:
+    one = bench("docs", {BASE_KEY: column(0.8), key(): column(0.9)})
+    other = bench("chart", {BASE_KEY: column(0.8), key(): column(0.9)})
+    other = replace(other, values={"lenient": other.values["strict"]})
+    found = {row.name: row.what for row in run_gate(study(one, other)).rows}
+    assert found["chart"] == "missing: no scores of llm@1 by 'strict', only by lenient"
+    assert (
+        "chart has no scores by 'strict', only by lenient; choose with --scorer"
+        in judge(study(one, other)).notes
+    )
 
 
 @pytest.mark.parametrize("inconclusive", ["fail", "warn", "pass"])
