@@ -87,6 +87,8 @@ def _checked(check: Callable[[Any], object], value: object) -> None:
 def _existing(text: str, info: ValidationInfo) -> str:
     context = _context(info)
     path = _inside(context.folder, text)
+    if context.check_paths and path.is_file():
+        raise ValueError(f"{text!r} is a file, expected a checkpoint's folder")
     if context.check_paths and not path.is_dir():
         raise ValueError(f"no checkpoint at {text!r}{_neighbours(path)}")
     return text
@@ -127,6 +129,10 @@ class BaseSpec(_Strict):
     def _one_place(self, info: ValidationInfo) -> BaseSpec:
         if (self.path is None) == (self.hub is None):
             raise ValueError("expected either `path: FOLDER` or `hub: ORG/NAME`")
+        if self.path == "":
+            raise ValueError("got an empty path, expected the folder of the model before tuning")
+        if self.path is not None and self.revision is not None:
+            raise ValueError("`revision` goes with `hub`; a folder has none")
         if self.path is not None:
             _existing(self.path, info)
         return self

@@ -359,14 +359,18 @@ def parse_only(only: Sequence[str], manifest: Manifest) -> Callable[[Stage], boo
     """
     if not only:
         return lambda stage: True
-    picks = [tuple(item.partition("@")[::2]) for item in only]
+    parts = [item.partition("@") for item in only]
+    picks = [(strategy, step if at else None) for strategy, at, step in parts]
     stages = [stage for stage, _ in manifest.stages()]
 
-    def matches(stage: Stage, strategy: str, step: str) -> bool:
-        return stage.key.strategy == strategy and step in ("", str(stage.key.stage), stage.name)
+    def matches(stage: Stage, strategy: str, step: str | None) -> bool:
+        return stage.key.strategy == strategy and step in (None, str(stage.key.stage), stage.name)
 
     lost = [i for i, p in zip(only, picks, strict=True) if not any(matches(s, *p) for s in stages)]
     if lost:
+        strategy, at, _ = lost[0].partition("@")
+        mine = [f"{s.key.stage} ({s.name})" for s in stages if s.key.strategy == strategy]
         known = ", ".join(dict.fromkeys(s.key.strategy for s in stages)) or "none"
-        raise ManifestError("--only", f"{lost[0]!r} matches no stage; strategies are {known}")
+        what = f"its stages are {', '.join(mine)}" if at and mine else f"strategies are {known}"
+        raise ManifestError("--only", f"{lost[0]!r} matches no stage; {what}")
     return lambda stage: stage.key.strategy == BASE or any(matches(stage, *p) for p in picks)

@@ -106,6 +106,8 @@ def open_study(target: Path, options: Options) -> OpenStudy:
     else:
         if discovering:
             raise ManifestError(target.name, "--base and --pattern are for a folder of stages")
+        if options.suite is not None:
+            raise ManifestError(target.name, "--suite is for a folder; a manifest has its own")
         manifest, folder = read_manifest(target), target.absolute().parent
     manifest = _changed(manifest, options)
     store = Store(results_of(manifest, folder, options.results))

@@ -74,6 +74,27 @@ def test_yes_and_true_are_no_numbers_and_one_is_no_yes(folder: Path):
     assert "suite.seed: got '5', expected a whole number" in lines
 
 
+@pytest.mark.parametrize(
+    ("base", "expected"),
+    [
+        ("''", "base: got an empty path, expected the folder of the model before tuning"),
+        (
+            "{path: ckpt/base, revision: main}",
+            "base: `revision` goes with `hub`; a folder has none",
+        ),
+        (
+            "ckpt/base/config.json",
+            "'ckpt/base/config.json' is a file, expected a checkpoint's folder",
+        ),
+    ],
+)
+def test_bases_that_are_none(folder: Path, base: str, expected: str):
+    (folder / "ckpt/base/config.json").write_text("{}")
+    with pytest.raises(ManifestError) as refused:
+        read(folder, GOOD.replace("base: ckpt/base", f"base: {base}"))
+    assert expected in str(refused.value)
+
+
 def test_names_that_mean_a_mean(folder: Path):
     text = GOOD.partition("    stages:")[0] + "    runs:\n    - {name: mean, stages: ckpt/s0/*}\n"
     with pytest.raises(ManifestError, match="the name `mean` means the mean over runs; rename it"):

@@ -172,6 +172,11 @@ def test_only_scores_the_stages_asked_for(place: Path, engine):
     assert len(engine.loaded) == 2 and outcome.n_sealed == 4
     outcome, _ = score(place, only=("a",))
     assert len(engine.loaded) == 3
+    for wrong in ("a@", "a@7"):
+        with pytest.raises(ManifestError, match=r"its stages are 1 \(colors\), 2 \(later\)"):
+            score(place, only=(wrong,))
+    with pytest.raises(ManifestError, match="--suite is for a folder"):
+        score(place, suite=place / "other.yaml")
     with pytest.raises(ManifestError, match="'c@2' matches no stage; strategies are a, b"):
         score(place, only=("c@2",))
 
