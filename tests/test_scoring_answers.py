@@ -221,6 +221,40 @@ def test_noon_and_night_on_a_face() -> None:
     assert apart.metrics == {"hour": 1.0, "minute": 1.0, "both": 0.0}
 
 
+FOODWEB = ("grass", "frog", "snake", "fly")
+# kind, gold, options -> right whatever their form; near, but another answer.
+NEAR_MISSES = (
+    ("exact", "x > 5", (), ("x > 5", "X>5.", "The answer is x > 5"), ("x < 5", "x >= 5", "x 5")),
+    ("exact", "$5", (), ("$5", "5", "5 $"), ("€5", "5 €", "£5")),
+    ("exact", "A-", (), ("A-", "a-", "The grade is A-"), ("A", "A+", "B-")),
+    ("exact", "A", (), ("A", "a."), ("A-", "A+")),
+    ("exact", "C#", (), ("C#", "c#.", "The language is C#"), ("C", "C++")),
+    ("exact", "P -> Q", (), ("p -> q.", "P → Q"), ("P > Q", "Q -> P")),
+    ("exact", "long- and short-term", (), ("long- and short-term", "long and short-term"), ("long",)),
+    ("relaxed", "$5", (), ("$5", "5", "5 dollars", "It costs $5."), ("€5", "5 euros")),
+    ("relaxed", "100%", (), ("100%", "100", "98 percent"), ("1", "1.0", "one")),
+    ("relaxed", "62%", (), ("62%", "0.62", "62"), ("1", "0.5")),
+    ("relaxed", "150%", (), ("1.5", "150%"), ("1", "15")),
+    ("relaxed", "5", (), ("5", "five"), ("500%",)),
+    ("relaxed", "0.5", (), ("50%", "0.5"), ("500%",)),
+    ("number", "0", (), ("nobody", "Nobody can be seen", "none", "nothing", "no dogs", "no one"),
+     ("nobody knows", "No one can tell", "nothing is clear", "no clue", "no comment")),
+    ("choice", "A", FOODWEB, ("grass", "the grass", "It is grass.", "grass here", "grass, plainly"),
+     ("grass snake", "The answer is grass snake", "grass roots")),
+    ("choice", "B", FOODWEB, ("a frog", "The frog species", "frog sitting on a leaf", "the frog is"),
+     ("frog pond", "It is a frog pond.")),
+    ("choice", "D", FOODWEB, ("fly", "a fly", "the adult fly"), ("Fly away", "fly paper")),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NEAR_MISSES, ids=lambda case: f"{case[0]}-{case[1]}")
+def test_lenient_credits_no_near_miss(case: tuple) -> None:  # type: ignore[type-arg]
+    kind, gold, options, right, wrong = case
+    sample = Sample("q", "", (gold,), choices=options)
+    found = {text: FAMILIES[kind]["lenient"](sample, text).value for text in (*right, *wrong)}
+    assert found == {**dict.fromkeys(right, 1.0), **dict.fromkeys(wrong, 0.0)}
+
+
 def test_pathology_reports_kinds_apart() -> None:
     score = SCORERS["pathvqa"]["strict"](Sample("q", "", ("yes",)), "yes")
     assert score.metrics == {"yes_no_accuracy": 1.0, "exact_match": None, "f1": None}

@@ -32,8 +32,10 @@ _NUMBER = re.compile(
     rf"(?:(?={_UNIT_MARKS}\b)|(?![a-z]))"
     rf"|(?<![\w-])(?P<words>{_WORDS})(?![\w]|-[a-z])"
     r"|(?P<zero>\b(?:none|nil|nought|nobody|no one|nothing)\b"
+    r"(?! (?:knows?|(?:can|could) (?:tell|say|know|count|see)|(?:is|was) (?:sure|certain|clear))\b)"
     r"|(?:n't|\bnot) (?:(?:see|have|show|contain) )?any\b"
-    r"|\bno (?!(?:idea|doubt|way|problem|longer|more|less|fewer|answer|one)\b)[a-z]+)\b"
+    r"|\bno (?!(?:idea|doubt|way|problem|longer|more|less|fewer|answer|one|clue"
+    r"|comment|information|opinion|guess)\b)[a-z]+)\b"
 )
 # What stands before a number that is not the count: names, ordinals' labels, the pronoun "one".
 _LABEL = re.compile(
