@@ -46,7 +46,7 @@ _UNSURE = re.compile(
     r"\b(?:not (?:sure|certain|clear|possible to)|unsure|unclear|uncertain|maybe|perhaps|possibly"
     r"|might|may (?:also )?(?:be|have)|could (?:also )?be(?! seen)"
     r"|cannot|can't|don't know|do not know|no idea|no way to|hard to|difficult to|impossible to"
-    r"|it depends)\b"
+    r"|it depends|insufficient|not enough)\b"
 )
 _EITHER = re.compile(r"\b(?:either|or)\b")
 _SEEN_NONE = re.compile(r"\b(?:cannot|can't) (?:see|find|spot|notice|detect) (?:an?|any|one)\b")
@@ -64,7 +64,7 @@ _DENIED = re.compile(
     r"|not (?!only\b|just\b|many\b|much\b|enough\b|all\b|always\b|alone\b)\S)"
     r"|(?:there|it|this|that|he|she|they|the \S+(?: \S+)?) "
     rf"(?:(?:{_BE}|do|does|did|has|have|can|could)(?:n't| not)|(?:has|have) no)\b"
-    r"(?! (?:only|just|alone|always|necessarily)\b)"
+    r"(?! (?:only|just|alone|always|necessarily|enough|many|much|all|clear|clearly|load)\b)"
     rf"|(?:an?|any|one|the) {_NOUN} {_BE}(?:n't| not) (?:present|visible|seen|shown|there|in|here"
     r"|depicted|found|included|pictured|featured|apparent|evident|part)\b"
     rf"|(?:an?|any|one|the) {_NOUN} (?:cannot|can't|can not) be (?:seen|found)\b"
@@ -77,13 +77,22 @@ _DENIED = re.compile(
     rf"{_NOUN}(?:\Z| (?:{_BE}|can be)\b)"
 )
 _AFFIRMED = re.compile(rf"there {_BE} (?!no\b|not\b|none\b|n't)|there's (?!no\b|not\b|none\b)")
+# What else says that a thing is there, once it is known which.
+_FOUND = re.compile(
+    rf"i (?:do |can )?see (?:an?|one|some|the|two|three|\d+)\b|there (?:appears?|seems?) to be\b"
+    rf"|(?:the|this|that)(?: \S+){{1,2}} {_TELLS} (?:an?|one|some|the|two|three|\d+)\b"
+    rf"|(?:an?|one|the|some) {_NOUN} (?:{_BE}|can be) (?:present|visible|seen|shown|there)\b"
+)
 # Words that take something back, or keep to it: with one of them nothing is simply affirmed.
 _NEGATION = re.compile(
     r"\b(?:no|not|none|neither|nor|never|nothing|nobody|nowhere|zero|without|lacks?|lacking"
     r"|absent|absence|missing|only|just|merely|solely|but|except|instead|rather|other than"
     r"|unlike|hardly|barely|false|untrue)\b|n't\b|\b(?:cannot|0)\b"
 )
-_RESTRICTION = re.compile(r"\b(?:only|just|merely|solely|instead|rather)\b")
+_TAKEN_BACK = re.compile(
+    r"\b(?:only|just|merely|solely|instead|rather|no|not|without|never)\b|n't\b"
+)
+_SHORT_IS = re.compile(r"(there|it|that|this|he|she)'s\b")
 _CLAUSE_END = re.compile(
     r"[.,;:!?\n]+\s*(?:(?:but|and|so|while|whereas|although|though|however|yet)\b,?\s*)?"
     r"|\s+(?:but|while|whereas|although|though|however|yet)\b,?\s*|\s+and (?=(?:there|no|it|i)\b)"
@@ -157,17 +166,20 @@ def _stated(text: str, question: str) -> str | None:
     """What the clauses of a plain text without an explicit yes or no say, where they agree."""
     if _UNSURE.search(_SEEN_NONE.sub("", text)):
         return None
-    clauses = [clause for clause in _CLAUSE_END.split(text) if clause]
-    said = [(clause, _polarity(clause)) for clause in clauses]
+    asked = _asked(question)
+    clauses = [_SHORT_IS.sub(r"\1 is", clause) for clause in _CLAUSE_END.split(text) if clause]
+    said = [(clause, _polarity(clause, asked)) for clause in clauses]
     if said and said[0][1] == "no":
         # "no cat, dog or bird": the list goes on, and its "or" is no doubt.
         said[1:] = [(clause, "" if _is_list(clause) else word) for clause, word in said[1:]]
-    asked = _asked(question)
-    about = [word for clause, word in said if asked and _mentions(clause, asked)]
+    mentioning = [clause for clause in clauses if _mentions(clause, asked)]
+    about = [word for clause, word in said if clause in mentioning]
     told = {word for _, word in said if word}
     if about and len(told) > 1:
         # Of several things the one that was asked for counts; a bare list goes on with its verb.
         told = set(about)
+    elif told == {"no"} and not any(about) and not all(_is_list(c) for c in mentioning):
+        return None  # "It is not a cat, it is a dog."
     elif "mixed" not in told and not about and asked and told == {"yes"}:
         # Something else is there: no answer, unless it stands for what was asked ("there is one").
         return "yes" if any(_ONE.match(clause) for clause, _ in said) else None
@@ -183,16 +195,16 @@ def _is_list(clause: str) -> bool:
     return _BARE_LIST.fullmatch(clause) is not None and not _NEGATION.search(clause)
 
 
-def _polarity(clause: str) -> str:
+def _polarity(clause: str, asked: frozenset[str]) -> str:
     """ "yes", "no", "mixed" (a negation that denies nothing as a whole), or "" for neither."""
     denied = _DENIED.match(clause)
     if denied:
         # A second negation takes the first one back, or brings up something else.
-        again = _RESTRICTION.search(clause, denied.end())
-        return "mixed" if again or " no doubt" in clause else "no"
+        again = _TAKEN_BACK.search(clause, denied.end())
+        return "mixed" if again else "no"
     if _EITHER.search(clause) or _NEGATION.search(clause):
         return "mixed"
-    return "yes" if _AFFIRMED.match(clause) else ""
+    return "yes" if _AFFIRMED.match(clause) or (asked and _FOUND.match(clause)) else ""
 
 
 @lru_cache(maxsize=16384)
