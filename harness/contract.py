@@ -10,19 +10,20 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.errors import Problem, SampleError
 from harness.prompts import as_text, request_parts
-from harness.types import Sample, ScorerName, Task
+from harness.types import Sample, Scorer, ScorerName, Task
 
 JUDGES: tuple[ScorerName, ...] = ("strict", "lenient")
 SHOWN_SAMPLES = 5
 # VQA accuracy gives 0.3 for each annotator who agrees: with few of them, gold is below 1.
-VQA_METRIC, VQA_SHARE = "VQA accuracy", 0.3
+VQA_METRICS, VQA_SHARE = ("VQA accuracy", "vqa"), 0.3
 # A caption shorter than this may stand in a question by accident.
 SHORTEST_CAPTION = 8
+_HAIR = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +79,32 @@ def _answers(task: Task, sample: Sample) -> Iterator[str]:
             gold, n_choices = sample.answers[0], len(sample.choices)
             yield f"the gold answer {gold!r} is not one of {n_choices} options"
     for judge in JUDGES:
-        scorer = task.scorers[judge]
-        best = max(scorer(sample, gold).value or 0.0 for gold in dict.fromkeys(sample.answers))
-        if best < _due(task, sample) - 1e-9:
-            yield f"the gold answer scores {best:g} under {judge}, expected {_due(task, sample):g}"
-        empty = scorer(sample, "").value
+        due, best = _due(task.metric, sample), best_gold(task.scorers[judge], sample)
+        if best < due - _HAIR:
+            yield f"the gold answer scores {best:g} under {judge}, expected {due:g}"
+        empty = task.scorers[judge](sample, "").value
         if empty != 0:
             yield f"an empty answer scores {empty} under {judge}, expected 0"
 
 
-def _due(task: Task, sample: Sample) -> float:
+def best_gold(scorer: Scorer, sample: Sample) -> float:
+    """The score of the best of a sample's gold answers, graded as if it were the response."""
+    return max(scorer(sample, gold).value or 0.0 for gold in dict.fromkeys(sample.answers))
+
+
+def check_golds(scorers: Mapping[ScorerName, Scorer], metric: str, sample: Sample) -> None:
+    """Raises ValueError for a sample whose gold answers cannot get full marks: nothing could."""
+    due = _due(metric, sample)
+    for judge in JUDGES:
+        best = best_gold(scorers[judge], sample)
+        if best < due - _HAIR:
+            golds = " or ".join(map(repr, sample.answers))
+            raise ValueError(f"answer {golds} scores {best:g} under {judge}, expected {due:g}")
+
+
+def _due(metric: str, sample: Sample) -> float:
     """What the best gold answer must score."""
-    if task.metric != VQA_METRIC:
+    if metric not in VQA_METRICS:
         return 1.0
     return min(1.0, VQA_SHARE * max(Counter(sample.answers).values()))
 

@@ -412,7 +412,7 @@ def _base_is_missing(raw: Mapping[str, Any], folder: Path) -> bool:
 
 
 def _suite_problems(raw: Mapping[str, Any]) -> list[Problem]:
-    """What only the whole suite shows: benchmarks named twice or not at all, sources of none."""
+    """What only the whole suite shows: names given twice or none, sources of no known task."""
     suite = raw.get("suite")
     if not isinstance(suite, dict):
         return []
@@ -428,10 +428,25 @@ def _suite_problems(raw: Mapping[str, Any]) -> list[Problem]:
     if not first and all(isinstance(suite.get(r, []), list) for r in ("targets", "held_out")):
         problems.append(Problem("suite", "names no benchmark; give targets, held_out, or both"))
     sources = suite.get("sources")
-    unused = [n for n in map(str, sources) if n not in first] if isinstance(sources, dict) else []
-    return problems + [
-        Problem(f"suite.sources.{name}", "the suite does not use this task") for name in unused
-    ]
+    own, placed = (
+        [str(name) for name in given] if isinstance(given, dict) else []
+        for given in (suite.get("tasks"), sources)
+    )
+    known = registry.names()
+    for name in own:
+        if name in known:
+            cure = f"choose another, as 'my_{name}', here and where the suite names it"
+            problems.append(
+                Problem(f"suite.tasks.{name}", f"the name is taken by a known benchmark; {cure}")
+            )
+    for name in placed:
+        place = f"suite.sources.{name}"
+        if name not in first:
+            problems.append(Problem(place, "the suite does not use this task"))
+        elif name in own:
+            cure = f"say where its rows are at suite.tasks.{name}.path"
+            problems.append(Problem(place, f"the task is declared in this manifest; {cure}"))
+    return problems
 
 
 def _stage_problems(manifest: Manifest) -> list[Problem]:

@@ -17,11 +17,13 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
+from string import ascii_uppercase
 from types import ModuleType
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from harness.contract import check_golds
 from harness.errors import Problem, UserError, did_you_mean
 from harness.prompts import LETTER, both, options_block, place_images
 from harness.rows import Row, answer_type, chance, columns, images, letter, open_chance, text, texts
@@ -221,7 +223,7 @@ class InlineColumns(BaseModel):
     image: str = "image"
     question: str = "question"
     answer: str = "answer"
-    """One text or a list of accepted ones; for choices a letter, an index or the option."""
+    """One text or a list of accepted ones; for choices a letter, an index from 0 or the option."""
     id: str | None = None
     group: str | None = None
     choices: str | None = None
@@ -271,7 +273,7 @@ def inline_task(name: str, spec: InlineTask) -> Task:
         name=name,
         title=name,
         role="held_out",
-        metric="accuracy" if spec.scorer not in ("vqa", "anls") else spec.scorer,
+        metric=_inline_metric(spec),
         source=Source(hub="", path=spec.path, split=spec.split, columns=tuple(needed)),
         sample=_inline_reader(spec),
         prompts=both(_inline_prompt(spec)),
@@ -281,16 +283,26 @@ def inline_task(name: str, spec: InlineTask) -> Task:
     )
 
 
+def _inline_metric(spec: InlineTask) -> str:
+    return "accuracy" if spec.scorer not in ("vqa", "anls") else spec.scorer
+
+
 def _inline_reader(spec: InlineTask) -> Callable[[Row, int], Sample]:
-    named = spec.columns
+    from harness.scoring import FAMILIES
+
+    named, scorers, metric = spec.columns, FAMILIES[spec.scorer], _inline_metric(spec)
     is_choice = spec.scorer == "choice"
 
     def sample(row: Row, index: int) -> Sample:
         options = texts(row, named.choices or "choices") if is_choice else ()
         answers = texts(row, named.answer)
-        if is_choice:
-            answers = (_letter_of(answers[0], options),)
-        return Sample(
+        if any(answers):
+            answers = (
+                (_letter_of(row[named.answer], options),)
+                if is_choice
+                else tuple(_gold(spec.scorer, answer) for answer in answers)
+            )
+        made = Sample(
             id=text(row, named.id) if named.id else str(row.get("id") or f"{index:06d}"),
             question=text(row, named.question),
             answers=answers,
@@ -301,20 +313,78 @@ def _inline_reader(spec: InlineTask) -> Callable[[Row, int], Sample]:
             chance=chance(options) if is_choice else open_chance(answers[0]),
             doc=columns(row),
         )
+        if any(answers):
+            check_golds(scorers, metric, made)
+        return made
 
     return sample
 
 
-def _letter_of(answer: str, options: tuple[str, ...]) -> str:
-    """A gold choice given as letter, text or index (from 0). ValueError for none of them."""
-    plain = answer.strip()
-    if len(plain) == 1 and plain.upper() in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(options)]:
-        return plain.upper()
-    if plain in options:
-        return letter(options.index(plain), options)
-    if plain.isdigit():
-        return letter(plain, options)
-    raise ValueError(f"answer {plain!r} is no letter, index or text of {len(options)} options")
+def _gold(scorer: InlineScorer, answer: str) -> str:
+    """A gold answer in the form its scorer compares with. ValueError where there is none.
+
+    Yes and no, numbers and times are written in more ways than answers under `strict` may be.
+    """
+    from harness.scoring import clock, number, yes_no
+
+    if scorer == "yes_no":
+        word = yes_no.word_of_gold(answer)
+        if word is None:
+            raise ValueError(f"answer {answer!r} is neither yes nor no (nor true or false)")
+        return answer if answer.strip(" .").lower() == word else word
+    if scorer == "number":
+        value = number.in_digits(answer.strip())
+        if value is not None:
+            return answer.strip()
+        value = number.read(answer)
+        digits = "" if value is None else number.written(value)
+        if number.in_digits(digits) is None:
+            raise ValueError(f"answer {answer!r} is no number; expected one like 3, -4, 3.5, 1,000")
+        return digits
+    if scorer == "time":
+        time = clock.in_digits(answer)
+        if time is None:
+            raise ValueError(f"answer {answer!r} is no time; expected one like 15:45")
+        return time
+    return answer
+
+
+def _letter_of(cell: object, options: tuple[str, ...]) -> str:
+    """The letter of a gold choice. ValueError where the cell names no option, or several.
+
+    A whole number is an index from 0. A text is a letter, an option or an index in digits: where
+    it may be two of them that mean different options ("A" among the options B and A), it is
+    refused.
+    """
+    cells = list(cell) if isinstance(cell, list | tuple) else [cell]
+    golds = dict.fromkeys(_letter_in(c, options) for c in cells if c is not None and str(c).strip())
+    if len(golds) != 1:
+        raise ValueError(f"answer {cell!r} names {len(golds)} options, expected one")
+    return next(iter(golds))
+
+
+def _letter_in(cell: object, options: tuple[str, ...]) -> str:
+    whole = isinstance(cell, int) or (isinstance(cell, float) and cell.is_integer())
+    if whole and not isinstance(cell, bool):
+        return letter(int(str(cell).removesuffix(".0")), options)
+    plain = str(cell).strip()
+    letters = ascii_uppercase[: len(options)]
+    found = {}
+    if len(plain) == 1 and plain.upper() in letters:
+        found[plain.upper()] = f"the letter {plain.upper()}"
+    for gold, option in zip(letters, options, strict=False):
+        if option.strip() == plain:
+            found.setdefault(gold, f"the text of option {gold}")
+    if plain.isdecimal() and int(plain) < len(letters):
+        found.setdefault(letters[int(plain)], f"the index of option {letters[int(plain)]}")
+    if len(found) > 1:
+        raise ValueError(
+            f"answer {plain!r} is {' and '.join(found.values())}; write the index instead, from 0,"
+            " as a whole number without quotes"
+        )
+    if not found:
+        raise ValueError(f"answer {plain!r} is no letter, index or text of {len(options)} options")
+    return next(iter(found))
 
 
 def _inline_prompt(spec: InlineTask) -> Callable[[Sample], Prompt]:

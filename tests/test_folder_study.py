@@ -30,10 +30,10 @@ SUITE = """
 study: suite
 base: {hub: some/model}
 suite:
-  targets: [cub200, pathvqa]
+  targets: [birds, slides]
   tasks:
-    cub200: {path: cub200.parquet, scorer: exact}
-    pathvqa: {path: pathvqa.parquet, scorer: exact}
+    birds: {path: birds.parquet, scorer: exact}
+    slides: {path: slides.parquet, scorer: exact}
 """
 
 
@@ -52,12 +52,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The reference scripts' layout below `ckpt/`, stages without processors; a base beside it."""
     monkeypatch.chdir(tmp_path)
     checkpoint(tmp_path / "models/base", 0, processor=True)
-    for number, name in enumerate(("cub200", "cub200_then_pathvqa"), start=1):
+    for number, name in enumerate(("birds", "birds_then_slides"), start=1):
         for step in (36, 360):
             folder = tmp_path / f"ckpt/llava_sa-trained_on_{name}/checkpoint-{step}"
             checkpoint(folder, number + step, _name_or_path="lmms-lab/llava")
             (folder / "optimizer.pt").write_bytes(b"not ours")
-    for task in ("cub200", "pathvqa"):
+    for task in ("birds", "slides"):
         shot = io.BytesIO()
         Image.new("RGB", (8, 8)).save(shot, "PNG")
         image = {"bytes": shot.getvalue(), "path": None}
@@ -78,12 +78,12 @@ def test_the_reference_layout_is_scored_by_one_command(place: Path):
     record = json.loads((place / "results/ckpt/study.json").read_text())
     assert [(s["strategy"], s["stage"], s["trained_on"]) for s in record["stages"]] == [
         ("base", 0, None),
-        ("llava_sa", 1, "cub200"),
-        ("llava_sa", 2, "pathvqa"),
+        ("llava_sa", 1, "birds"),
+        ("llava_sa", 2, "slides"),
     ]
     assert len({s["checkpoint"] for s in record["stages"]}) == 3
     assert record["costs"] == {}
-    assert all(set(s["cells"]) == {"cub200", "pathvqa"} for s in record["stages"])
+    assert all(set(s["cells"]) == {"birds", "slides"} for s in record["stages"])
 
 
 def test_a_missing_base_is_a_question(place: Path):
@@ -100,7 +100,7 @@ def test_a_base_that_is_not_there_is_said(place: Path):
 
 def test_a_pattern_names_stages_of_any_layout(place: Path):
     for strategy in ("sa", "mlp"):
-        for stage, skill in ((1, "cub200"), (2, "pathvqa")):
+        for stage, skill in ((1, "birds"), (2, "slides")):
             checkpoint(place / f"own/{strategy}/{stage}-{skill}-lr5e-6/checkpoint-9", stage)
     opened = open_study(
         Path("own"),
@@ -112,7 +112,7 @@ def test_a_pattern_names_stages_of_any_layout(place: Path):
     )
     found = [(s.key.strategy, s.key.stage, s.trained_on) for s, _ in opened.plan.stages[1:]]
     assert found == [
-        ("mlp", 1, "cub200"), ("mlp", 2, "pathvqa"), ("sa", 1, "cub200"), ("sa", 2, "pathvqa"),
+        ("mlp", 1, "birds"), ("mlp", 2, "slides"), ("sa", 1, "birds"), ("sa", 2, "slides"),
     ]  # fmt: skip
     # Same weights under two names are one checkpoint: base, stage 1, stage 2 on two tasks each.
     assert len(opened.plan.cells) == 6
@@ -120,14 +120,14 @@ def test_a_pattern_names_stages_of_any_layout(place: Path):
 
 def test_each_checkpoint_of_a_training_may_be_a_stage(place: Path):
     for step in (50, 100):
-        checkpoint(place / f"curve/full/pathvqa/checkpoint-{step}", step)
+        checkpoint(place / f"curve/full/slides/checkpoint-{step}", step)
     arguments = ["score", "curve", "--base=models/base", "--suite=suite.yaml", "--quiet"]
     pattern = "--pattern={strategy}/{trained_on}/checkpoint-{stage}"
     result = CliRunner().invoke(app, [*arguments, pattern], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     record = json.loads((place / "results/curve/study.json").read_text())
     stages = [(s["strategy"], s["stage"], s["trained_on"]) for s in record["stages"]]
-    assert stages == [("base", 0, None), ("full", 1, "pathvqa"), ("full", 2, "pathvqa")]
+    assert stages == [("base", 0, None), ("full", 1, "slides"), ("full", 2, "slides")]
     result = CliRunner().invoke(app, ["compare", "curve"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
 
@@ -142,7 +142,9 @@ def test_without_a_suite_the_reference_studys_is_meant(
 ):
     # Planning would fetch the data sets.
     monkeypatch.setattr(study, "make_plan", lambda *_, **__: Plan({}, [(base_stage(), None)], ()))
-    opened = open_study(Path("ckpt"), Options(base=Path("models/base")))
+    for number, name in enumerate(("cub200", "cub200_then_pathvqa"), start=1):
+        checkpoint(place / f"theirs/llava_sa-trained_on_{name}/checkpoint-36", number)
+    opened = open_study(Path("theirs"), Options(base=Path("models/base")))
     suite = opened.manifest.suite
     assert suite.targets == ["cub200", "pixmo_count", "pathvqa", "textvqa", "timeclock"]
     assert len(suite.held_out) == 8
@@ -158,7 +160,7 @@ def test_without_a_suite_the_reference_studys_is_meant(
 def test_a_folder_with_a_manifest_is_that_study(place: Path):
     text = SUITE.replace("{hub: some/model}", str(place / "models/base"))
     (place / "ckpt/checkpoints.yaml").write_text(text)
-    for name in ("cub200.parquet", "pathvqa.parquet"):
+    for name in ("birds.parquet", "slides.parquet"):
         (place / name).rename(place / "ckpt" / name)
     assert open_study(Path("ckpt"), Options()).manifest.study == "suite"
 
@@ -168,7 +170,7 @@ def test_a_folder_with_a_manifest_is_that_study(place: Path):
     [
         ("models/base", Options(base=Path("x")), "is one checkpoint; --base and --pattern"),
         ("suite.yaml", Options(base=Path("x")), "--base and --pattern are for a folder of stages"),
-        ("ckpt/llava_sa-trained_on_cub200", Options(base=Path("models/base")),
+        ("ckpt/llava_sa-trained_on_birds", Options(base=Path("models/base")),
          "is one training's output; give checkpoint-360 in it, or the folder above"),
     ],
 )  # fmt: skip

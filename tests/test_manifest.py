@@ -319,6 +319,19 @@ MISTAKES: dict[str, tuple[str | bytes, str]] = {
         change(("  held_out:", "  sources: {mmstar: {path: x}}\n  held_out:")),
         "suite.sources.mmstar: the suite does not use this task",
     ),
+    "declared task with a known name": (
+        change(("  held_out:", "  tasks: {pope: {path: x, scorer: exact}}\n  held_out:")),
+        "suite.tasks.pope: the name is taken by a known benchmark; choose another, as 'my_pope', here"
+        " and where the suite names it",
+    ),
+    "source of a declared task": (
+        change(
+            ("  held_out: [", "  tasks: {own: {path: x, scorer: exact}}\n  sources: {own: {path: y}}\n"
+             "  held_out: [own, "),
+        ),
+        "suite.sources.own: the task is declared in this manifest; say where its rows are at"
+        " suite.tasks.own.path",
+    ),
     "base with two places": (
         change(("base: ckpt/base", "base: {path: ckpt/base, hub: a/b}")),
         "base: expected either `path: FOLDER` or `hub: ORG/NAME`",

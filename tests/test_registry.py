@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from harness.data import sources
 from harness.errors import UserError
 from harness.prompts import as_text, request_parts
 from harness.registry import InlineTask
+from harness.scoring import clock, number
+from harness.types import Sample
 
 ROOT = Path(__file__).parent.parent
 
@@ -247,3 +250,98 @@ def test_choices_must_hold_the_answer(tmp_path: Path) -> None:
     message = "row 0: answer 'fox' is no letter, index or text of 2 options"
     with pytest.raises(UserError, match=message):
         sources.load(task, base_dir=tmp_path)
+
+
+def declared(folder: Path, scorer: str, *golds: object, **more: object) -> tuple:  # type: ignore[type-arg]
+    """A task over rows of these answers, and its samples."""
+    lines = [
+        json.dumps({"image": "p.png", "question": "Q?", "answer": gold, **more}) for gold in golds
+    ]
+    (folder / "my.jsonl").write_text("\n".join(lines))
+    (folder / "p.png").write_bytes(cell(1)["bytes"])
+    task = registry.inline_task("mine", InlineTask(path="my.jsonl", scorer=scorer))
+    return task, sources.load(task, base_dir=folder)
+
+
+@pytest.mark.parametrize(
+    ("scorer", "gold", "read", "right", "wrong"),
+    [
+        ("yes_no", True, ("yes",), "Yes", "no"),
+        ("yes_no", False, ("no",), "no", "yes"),
+        ("yes_no", "true", ("yes",), "yes", "true"),
+        ("yes_no", "N", ("no",), "No.", "n"),
+        ("yes_no", "No", ("No",), "no", "yes"),
+        ("yes_no", ["no", "yes"], ("no", "yes"), "yes", "maybe"),
+        ("number", 3.5, ("3.5",), "3.5", "3"),
+        ("number", -4, ("-4",), "-4", "4"),
+        ("number", "1,000", ("1,000",), "1,000", "100"),
+        ("number", "1000", ("1000",), "1,000", "1,00"),
+        ("number", "three", ("3",), "3", "three"),
+        ("number", "There are 3 dogs.", ("3",), "3.", "3 dogs"),
+        ("number", ["3", "4"], ("3", "4"), "4", "5"),
+        ("time", ["3:45", "4:00"], ("3:45", "4:00"), "4:00", "4:30"),
+        ("time", "3:45 pm", ("15:45",), "3:45", "3:45 pm"),
+    ],
+)
+def test_declared_golds_mean_what_they_say(
+    tmp_path: Path, scorer, gold, read, right, wrong
+) -> None:  # type: ignore[no-untyped-def]
+    task, samples = declared(tmp_path, scorer, gold)
+    assert samples[0].answers == read
+    assert [task.scorers["strict"](samples[0], r).value for r in (right, wrong)] == [1.0, 0.0]
+    assert task.scorers["lenient"](samples[0], right).value == 1.0
+    assert contract.check(task, samples).problems == ()
+
+
+def test_counts_and_times_keep_the_error_to_the_nearest_gold() -> None:
+    count = number.lenient(Sample("q", "", ("3", "10")), "9")
+    assert count.metrics == {"accuracy": 0.0, "squared_error": 1.0}
+    face = clock.strict(Sample("q", "", ("3:45", "4:00")), "4:20")
+    assert face.metrics == {"hour": 1.0, "minute": 0.0, "both": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("scorer", "gold", "message"),
+    [
+        ("yes_no", "red", "answer 'red' is neither yes nor no (nor true or false)"),
+        ("yes_no", ["yes", "red"], "answer 'red' is neither yes nor no"),
+        ("number", "red", "answer 'red' is no number; expected one like 3, -4, 3.5, 1,000"),
+        ("number", "3 or 4", "answer '3 or 4' is no number"),
+        ("time", "red", "answer 'red' is no time; expected one like 15:45"),
+        ("exact", "...", "answer '...' scores 0 under strict, expected 1"),
+    ],
+)
+def test_golds_that_nothing_matches_are_refused(tmp_path: Path, scorer, gold, message) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(UserError) as caught:
+        declared(tmp_path, scorer, "no" if scorer == "yes_no" else "3:45", gold)
+    assert f"row 1: {message}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("gold", "choices", "expected"),
+    [
+        (1, ["4", "3", "2", "1"], "B"),
+        (1.0, ["4", "3", "2", "1"], "B"),
+        ([2], ["4", "3", "2", "1"], "C"),
+        ("4", ["4", "3", "2", "1"], "A"),
+        ("A", ["A", "B"], "A"),
+        ("b", ["cat", "dog"], "B"),
+        ("1", ["cat", "dog"], "B"),
+        ("dog", ["cat", "dog"], "B"),
+        ("1", ["4", "3", "2", "1"], "answer '1' is the text of option D and the index of option B"),
+        ("A", ["B", "A"], "answer 'A' is the letter A and the text of option B; write the index"),
+        ("x", ["x", "x"], "answer 'x' is the text of option A and the text of option B"),
+        (["A", "B"], ["cat", "dog"], "names 2 options, expected one"),
+        (2, ["cat", "dog"], "answer 2 is not one of 2 options"),
+        ("2", ["cat", "dog"], "answer '2' is no letter, index or text of 2 options"),
+    ],
+)
+def test_declared_choices(tmp_path: Path, gold, choices, expected) -> None:  # type: ignore[no-untyped-def]
+    if len(expected) == 1:
+        _, samples = declared(tmp_path, "choice", gold, choices=choices)
+        assert samples[0].answers == (expected,)
+        return
+    with pytest.raises(UserError) as caught:
+        declared(tmp_path, "choice", gold, choices=choices)
+    assert "row 0: " in str(caught.value)
+    assert expected in str(caught.value)

@@ -75,6 +75,32 @@ YES_NO = {
            "I cannot tell", "The image shows a cat.", "none", "yes or 3"),
 }  # fmt: skip
 
+# What is said of things: with no question named, and to "Is there a dog in the image?".
+DENIALS = {
+    ("no", "no"): ("There are zero dogs", "There are neither dogs nor cats", "The dog is not there",
+                   "There is nothing like a dog", "I do not see a dog.", "I can't see any dogs",
+                   "A dog is not present.", "The image contains no dog.", "Definitely not.",
+                   "Absolutely not", "Certainly not", "Probably not", "Not at all", "I see no dog",
+                   "There is no cat or dog", "There is no cat, dog or bird", "It has no dog",
+                   "The picture does not contain a dog", "I don't think there is a dog",
+                   "No dog is visible.", "No, there is a cat", "There are no dogs here.", "It's not there", "There's no dog"),
+    ("yes", "yes"): ("There is a dog", "There are two dogs.", "There is one.", "There's a dog",
+                     "There is a cat, a dog and a bird.", "Yes, there is a dog and no cat"),
+    (None, "no"): ("There is a cat but no dog.", "There is a cat. No dog.",
+                   "There is no dog, only a cat", "There is no dog but there is a cat",
+                   "No dog is visible, just grass.", "There is just a cat, no dogs"),
+    (None, "yes"): ("I see a dog", "The image shows a dog.", "There appears to be a dog",
+                    "The dog is visible", "There is a dog, but no cat", "There is no cat, but there is a dog"),
+    ("yes", None): ("There is a cat",),
+    ("no", None): ("It isn't a cat, it's a dog",),
+    (None, None): ("It is not true that there is no dog", "The answer is not no", "I see a cat",
+                   "There is not enough information", "There is insufficient information",
+                   "There is a cat, not a dog", "There is only a cat", "There is no doubt", "No 7",
+                   "No. 7", "No one knows", "No comment", "There might be a dog", "Not only a dog",
+                   "There is a dog or a cat", "I cannot see the image", "There is not only a dog",
+                   "There is no doubt that there is a dog", "There is a cat without a dog"),
+}  # fmt: skip
+
 TYPES = {
     "letter": ("A", "(b)", "B. cat", "(A) a cat"),
     "yes_no": ("yes", "No.", "NO"),
@@ -115,6 +141,39 @@ def test_times(face: tuple[int, int] | None) -> None:
 def test_yes_and_no(word: str | None) -> None:
     found = {response: yes_no.read(response) for response in YES_NO[word]}
     assert found == dict.fromkeys(YES_NO[word], word)
+
+
+@pytest.mark.parametrize("words", DENIALS)
+def test_denials_are_no_affirmations(words: tuple[str | None, str | None]) -> None:
+    asked = "Is there a dog in the image?"
+    found = {text: (yes_no.read(text), yes_no.read(text, asked)) for text in DENIALS[words]}
+    assert found == dict.fromkeys(DENIALS[words], words)
+
+
+def test_people_are_persons_and_counts_must_agree() -> None:
+    def read(response: str, question: str) -> str | None:
+        return yes_no.read(response, f"{question} Please answer yes or no.")
+
+    assert read("There is a man", "Is there a person in the image?") == "yes"
+    assert read("There are two people", "Are there a total of two people in the image?") == "yes"
+    assert read("There are three people", "Are there a total of two people in the image?") is None
+    assert read("There are berries", "Is there a berry on the cake?") == "yes"
+
+
+HOSTILE = ("no no no ", "<", "\n", "yes, ", "no. ", "there is ", "not ", "a or ", "the x is ", "3 ")
+
+
+@pytest.mark.parametrize(
+    "kind", ["yes_no", "number", "time", "exact", "choice", "relaxed", "vqa", "anls"]
+)
+def test_very_long_answers_are_read_at_once(kind: str) -> None:
+    options = ANIMALS if kind == "choice" else ()
+    sample = Sample("q", "Is there a dog?", ("B" if options else "3",), choices=options)
+    for piece in HOSTILE:
+        response = "a" + (piece * 16_000)[:16_000] + "b"
+        started = time.process_time()
+        FAMILIES[kind]["lenient"](sample, response)
+        assert time.process_time() - started < 0.8, piece
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -164,6 +223,40 @@ def test_noon_and_night_on_a_face() -> None:
     assert near.metrics == {"hour": 1.0, "minute": 1.0, "both": 1.0}
     apart = clock.strict(Sample("q", "", ("04:00",)), "4:59")
     assert apart.metrics == {"hour": 1.0, "minute": 1.0, "both": 0.0}
+
+
+FOODWEB = ("grass", "frog", "snake", "fly")
+# kind, gold, options -> right whatever their form; near, but another answer.
+NEAR_MISSES = (
+    ("exact", "x > 5", (), ("x > 5", "X>5.", "The answer is x > 5"), ("x < 5", "x >= 5", "x 5")),
+    ("exact", "$5", (), ("$5", "5", "5 $"), ("€5", "5 €", "£5")),
+    ("exact", "A-", (), ("A-", "a-", "The grade is A-"), ("A", "A+", "B-")),
+    ("exact", "A", (), ("A", "a."), ("A-", "A+")),
+    ("exact", "C#", (), ("C#", "c#.", "The language is C#"), ("C", "C++")),
+    ("exact", "P -> Q", (), ("p -> q.", "P → Q"), ("P > Q", "Q -> P")),
+    ("exact", "long- and short-term", (), ("long- and short-term", "long and short-term"), ("long",)),
+    ("relaxed", "$5", (), ("$5", "5", "5 dollars", "It costs $5."), ("€5", "5 euros")),
+    ("relaxed", "100%", (), ("100%", "100", "98 percent"), ("1", "1.0", "one")),
+    ("relaxed", "62%", (), ("62%", "0.62", "62"), ("1", "0.5")),
+    ("relaxed", "150%", (), ("1.5", "150%"), ("1", "15")),
+    ("relaxed", "5", (), ("5", "five"), ("500%",)),
+    ("relaxed", "0.5", (), ("50%", "0.5"), ("500%",)),
+    ("number", "0", (), ("nobody", "Nobody can be seen", "none", "nothing", "no dogs", "no one"),
+     ("nobody knows", "No one can tell", "nothing is clear", "no clue", "no comment")),
+    ("choice", "A", FOODWEB, ("grass", "the grass", "It is grass.", "grass here", "grass, plainly"),
+     ("grass snake", "The answer is grass snake", "grass roots")),
+    ("choice", "B", FOODWEB, ("a frog", "The frog species", "frog sitting on a leaf", "the frog is"),
+     ("frog pond", "It is a frog pond.")),
+    ("choice", "D", FOODWEB, ("fly", "a fly", "the adult fly"), ("Fly away", "fly paper")),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NEAR_MISSES, ids=lambda case: f"{case[0]}-{case[1]}")
+def test_lenient_credits_no_near_miss(case: tuple) -> None:  # type: ignore[type-arg]
+    kind, gold, options, right, wrong = case
+    sample = Sample("q", "", (gold,), choices=options)
+    found = {text: FAMILIES[kind]["lenient"](sample, text).value for text in (*right, *wrong)}
+    assert found == {**dict.fromkeys(right, 1.0), **dict.fromkeys(wrong, 0.0)}
 
 
 def test_pathology_reports_kinds_apart() -> None:

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from harness.scoring import number
 from harness.scoring.phrase import tokens
-from harness.scoring.plain import fold, has_second_thought, plain, plain_gold, trim
+from harness.scoring.plain import fold, has_second_thought, plain, plain_gold, readings, trim
 from harness.types import Sample, Score
 
 Options = tuple[str, ...]
@@ -61,6 +61,14 @@ _EDGES = (
     re.compile(r".*[\u3040-\u30ff\u4e00-\u9fff]\s?([a-z])(?![a-z0-9]).*", re.DOTALL),  # 正解はD
 )
 _INLINE = re.compile(r"(?:^|[\n,;]|\boptions?:|\bchoices:)\s*\(?([A-Z])[.:)]\s*", re.IGNORECASE)
+# One word after an option makes another thing of it ("grass snake", "fly away"), but for these.
+_COMPOUND = re.compile(r"(?:(?:an?|the) )?(?P<head>.+) (?P<next>[a-z]+)")
+_SAME_THING = re.compile(
+    r".*(?:ing|ed|ly)|stages?|seasons?|phases?|levels?|parts?|layers?|species|types?|kinds?|groups?"
+    r"|family|organisms?|animals?|plants?|here|there|too|also|yes|though|only|alone|please|because"
+    r"|is|are|was|were|has|have|does|will|would|one|ones|image|picture|photo|option|answer|choice"
+    r"|indeed|instead|right|correct|best|first|now|again|sir|it|this|that|in|on|at|of|to|and|or"
+)
 _NEVER_WORDS = frozenset("bcdefghjklmnopqrstuvwxyz")
 
 
@@ -207,6 +215,7 @@ def _in_sentence(text: str, options: Options) -> str | None:
     start = _EDGES[0].match(text)
     found = _indices(start[1], options) if start else set()
     named, rest = _named(text, options)
+    named = {at for at in named if not _is_other_thing(text, options[at])}
     words = rest.split()
     letters = {word for word in words if len(word) == 1 and word in _NEVER_WORDS}
     letters |= set(_groups(_LONE_A, text))
@@ -219,6 +228,15 @@ def _in_sentence(text: str, options: Options) -> str | None:
     if not found:
         found = _of_value(text, options)
     return _letter(found.pop()) if len(found) == 1 else None
+
+
+def _is_other_thing(text: str, option: str) -> bool:
+    """True where an answer is an option and one more noun: "grass snake" is no grass."""
+    for reading in readings(text):
+        match = _COMPOUND.fullmatch(reading)
+        if match and tokens(match["head"]) == tokens(plain_gold(option)) != ():
+            return not _SAME_THING.fullmatch(match["next"])
+    return False
 
 
 def _of_value(text: str, options: Options) -> set[int]:

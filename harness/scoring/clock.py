@@ -51,6 +51,7 @@ _REFUSED = re.compile(r"\b(?:not|isn't)\b[^,;\n]*?(?=\bbut\b|[,;\n]|$)")
 _HEDGE = re.compile(r"\bor\b(?! so\b)|\beither\b|\bbetween\b")
 _STRICT = re.compile(r"(\d{1,2}):(\d{2})")
 _FACE = 12 * 60
+_NONE = (False, False, False)
 _TOLERANCE = 1  # minutes, as in LMM_CL (which follows "It's About Time", arXiv:2111.09162)
 
 
@@ -124,6 +125,25 @@ def is_time(text: str) -> bool:
     return any(form.fullmatch(text) for form in _FORMS) and read(text) is not None
 
 
+def in_digits(text: str) -> str | None:
+    """A time as "HH:MM", as strict wants it; None for a text that states none.
+
+    >>> in_digits("3:45"), in_digits("quarter to 4 pm"), in_digits("12:05 am"), in_digits("red")
+    ('3:45', '15:45', '0:05', None)
+    """
+    time = read(text)
+    if time is None:
+        return None
+    if _STRICT.fullmatch(text.strip()) and not time.half:
+        return text.strip()
+    hour = time.hour
+    if time.half == "p" and hour < 12:
+        hour += 12
+    elif time.half == "a" and hour == 12:
+        hour = 0
+    return f"{hour}:{time.minute:02d}"
+
+
 def _face_minutes(time: Time) -> int:
     return (time.hour * 60 + time.minute) % _FACE
 
@@ -142,14 +162,19 @@ def _contradicts(given: Time, gold: Time) -> bool:
     return gold.hour > 12 and given.half == "a"
 
 
+def _right(gold: Time | None, given: Time | None) -> tuple[bool, bool, bool]:
+    """Whether both, the hour and the minute agree."""
+    if not given or not gold:
+        return _NONE
+    both = _apart(_face_minutes(given), _face_minutes(gold), _FACE) <= _TOLERANCE
+    both = both and not _contradicts(given, gold)
+    hour = both or (given.hour % 12 == gold.hour % 12 and not _contradicts(given, gold))
+    return both, hour, _apart(given.minute, gold.minute, 60) <= _TOLERANCE
+
+
 def _score(sample: Sample, given: Time | None) -> Score:
-    gold = _gold_time(sample.answers[0])
-    hour = minute = both = False
-    if given and gold:
-        both = _apart(_face_minutes(given), _face_minutes(gold), _FACE) <= _TOLERANCE
-        both = both and not _contradicts(given, gold)
-        hour = both or (given.hour % 12 == gold.hour % 12 and not _contradicts(given, gold))
-        minute = _apart(given.minute, gold.minute, 60) <= _TOLERANCE
+    """The best score by one of the accepted times: both right, else the hour, else the minute."""
+    both, hour, minute = max((_right(_gold_time(g), given) for g in sample.answers), default=_NONE)
     metrics = {"hour": float(hour), "minute": float(minute), "both": float(both)}
     return Score(float(both), [given.hour, given.minute] if given else None, metrics)
 

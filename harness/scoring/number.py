@@ -32,8 +32,10 @@ _NUMBER = re.compile(
     rf"(?:(?={_UNIT_MARKS}\b)|(?![a-z]))"
     rf"|(?<![\w-])(?P<words>{_WORDS})(?![\w]|-[a-z])"
     r"|(?P<zero>\b(?:none|nil|nought|nobody|no one|nothing)\b"
+    r"(?! (?:knows?|(?:can|could) (?:tell|say|know|count|see)|(?:is|was) (?:sure|certain|clear))\b)"
     r"|(?:n't|\bnot) (?:(?:see|have|show|contain) )?any\b"
-    r"|\bno (?!(?:idea|doubt|way|problem|longer|more|less|fewer|answer|one)\b)[a-z]+)\b"
+    r"|\bno (?!(?:idea|doubt|way|problem|longer|more|less|fewer|answer|one|clue"
+    r"|comment|information|opinion|guess)\b)[a-z]+)\b"
 )
 # What stands before a number that is not the count: names, ordinals' labels, the pronoun "one".
 _LABEL = re.compile(
@@ -55,6 +57,7 @@ _SENTENCE_END = re.compile(r"[.;!?](?:\s|$)|\n")
 _LABEL_ROOM = 24  # characters before a number in which its label is looked for
 # Beyond this a float is not exact, and no count is that large.
 _MOST_DIGITS = 15
+_IN_DIGITS = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?", re.ASCII)
 
 
 def _value_of_words(words: str) -> float:
@@ -168,22 +171,41 @@ def written(value: float) -> str:
 
 
 def _score(sample: Sample, value: float | None) -> Score:
-    gold = count_of_gold(sample.answers[0])
-    if value is None or gold is None:
+    """1 if the value is one of the golds; the error is that to the nearest gold."""
+    golds = [gold for text in sample.answers if (gold := count_of_gold(text)) is not None]
+    if value is None or not golds:
         return Score(0.0, None, {"accuracy": 0.0, "squared_error": None})
-    right = float(value == gold)
+    right = float(value in golds)
     parsed = int(value) if value.is_integer() else value
-    return Score(right, parsed, {"accuracy": right, "squared_error": (value - gold) ** 2})
+    error = min((value - gold) ** 2 for gold in golds)
+    return Score(right, parsed, {"accuracy": right, "squared_error": error})
+
+
+def in_digits(text: str) -> float | None:
+    """The value of a text that is a number in ASCII digits and nothing else; None for any other.
+
+    >>> in_digits("-4"), in_digits("3.5"), in_digits("1,000"), in_digits("1,00"), in_digits("three")
+    (-4.0, 3.5, 1000.0, None, None)
+    """
+    if not _IN_DIGITS.fullmatch(text) or len(text.replace(",", "")) > _MOST_DIGITS:
+        return None
+    return float(text.replace(",", ""))
 
 
 def strict(sample: Sample, response: str) -> Score:
-    """1 if the response is the integer in ASCII digits and nothing else but a final period."""
-    text = trim(fold(response))
-    digits = text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
+    """1 if the response is the number in ASCII digits and nothing else but a final period.
+
+    A sign, a decimal part and commas at the thousands belong to a number; but a whole number has
+    no decimal part, unless a gold is written with the same one.
+    """
     # Full-width digits are what `fold` makes ASCII: the response itself must be in ASCII.
-    return _score(sample, float(text) if digits and response.isascii() else None)
+    text = trim(fold(response)) if response.isascii() else ""
+    value = in_digits(text)
+    if value is not None and value.is_integer() and "." in text and text not in sample.answers:
+        value = None
+    return _score(sample, value)
 
 
 def lenient(sample: Sample, response: str) -> Score:
-    """1 if the only number that the response states is the gold count."""
+    """1 if the only number that the response states is a gold one."""
     return _score(sample, read(response))

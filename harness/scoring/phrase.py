@@ -25,6 +25,15 @@ _HEDGE = re.compile(
     r"|\b(?:not sure|unsure|uncertain|don't know|do not know|cannot (?:tell|say|determine)"
     r"|can't (?:tell|say|determine)|could be|might be|may be)\b"
 )
+# Marks that make another answer of the same words: x > 5, C#, the grade A-. Arrows are none.
+_SIGNS = re.compile(r"(?<![-=])>=?|<(?!-)=?|[≤≥≠]|(?<=[^\W_])#|(?<![\w'])[a-z][-−](?![\w-])")
+_CURRENCIES = (
+    re.compile(r"\$|\bdollars?\b|\busd\b"),
+    re.compile(r"€|\beuros?\b|\beur\b"),
+    re.compile(r"£|\bgbp\b|\bpounds? sterling\b"),
+    re.compile(r"¥|\byen\b|\byuan\b"),
+    re.compile(r"₹|\brupees?\b"),
+)
 _YES_NO = frozenset({"yes", "no"})
 
 
@@ -85,14 +94,34 @@ def candidates(response: str, golds: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def other_currency(text: str, gold: str) -> bool:
+    """True where two plain texts both name a currency, and not the same one.
+
+    >>> other_currency("€5", "$5"), other_currency("5", "$5"), other_currency("5 dollars", "$5")
+    (True, False, False)
+    """
+    given, wanted = ([bool(c.search(t)) for c in _CURRENCIES] for t in (text, gold))
+    return (
+        any(given) and any(wanted) and not any(a and b for a, b in zip(given, wanted, strict=True))
+    )
+
+
+def _same_signs(reading: str, gold: str) -> bool:
+    return _SIGNS.findall(reading) == _SIGNS.findall(gold) and not other_currency(reading, gold)
+
+
 def same(reading: str, gold: str) -> bool:
     """True if two answers are the same words, or the same number in digits or words.
 
     >>> same("the liver", "Liver"), same("twelve", "12"), same("red wine", "red")
     (True, True, False)
+    >>> same("x < 5", "x > 5"), same("c", "C#"), same("a", "A-"), same("€5", "$5"), same("5", "$5")
+    (False, False, False, False, True)
     """
     words = tokens(reading)
     if words:
+        if not _same_signs(reading, plain_gold(gold)):
+            return False
         wanted = gold_tokens(gold)
         if words == wanted:
             return True

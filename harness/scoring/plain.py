@@ -12,12 +12,14 @@ import unicodedata
 from functools import lru_cache
 
 _REASONING = re.compile(r"<(think|thinking|analysis|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL)
-_REASONING_END = re.compile(r".*</(?:think|thinking|analysis|reasoning)>", re.DOTALL)
+# Anchored: without it a text of many "<" is searched once from each of its characters.
+_REASONING_END = re.compile(r"\A.*</(?:think|thinking|analysis|reasoning)>", re.DOTALL)
 _TAG = re.compile(r"</?[a-z][a-z0-9]*\s*/?>|<\|[a-z_]+\|>")
 _LATEX_WRAP = re.compile(r"\\(?:boxed|text|mathrm|textbf)\s*\{([^{}]*)\}")
 _MARKS = re.compile(r"[*`]|__|\\[()\[\]]|[\u200b-\u200f\u2060\ufeff]")
 _QUOTES = str.maketrans({**dict.fromkeys("‘’‛´", "'"), **dict.fromkeys("“”„«»", '"')})
 _SPACES = re.compile(r"[^\S\n]+")
+_BLANK_LINES = re.compile(r"(?:\n ?){3,}")  # long runs cost later searches quadratic time
 _EDGE_BEFORE = " \t\n\"':,;#>"
 _EDGE_AFTER = " \t\n\"'.,;:!?"
 
@@ -101,7 +103,7 @@ def plain(text: str) -> str:
     if "\\" in text:
         text = _LATEX_WRAP.sub(r"\1", text)
     text = _MARKS.sub("", text)
-    text = _SPACES.sub(" ", text)
+    text = _BLANK_LINES.sub("\n\n", _SPACES.sub(" ", text))
     return text.lstrip(_EDGE_BEFORE).rstrip(_EDGE_AFTER)
 
 

@@ -11,8 +11,8 @@ import re
 from functools import lru_cache
 
 from harness.scoring import number
-from harness.scoring.phrase import candidates, hedged, same, strictly_same
-from harness.scoring.plain import fold, plain, trim
+from harness.scoring.phrase import candidates, hedged, other_currency, same, strictly_same
+from harness.scoring.plain import fold, plain, plain_gold, trim
 from harness.types import Sample, Score
 
 TOLERANCE = 0.05
@@ -98,7 +98,9 @@ def _values(reading: str, gold: str) -> list[tuple[float, bool]]:
     if scaled:
         found.append((stated[0] * _SCALES[scaled[2]], False))
     wanted = _gold_value(gold)
-    if wanted and wanted[1] != stated[1]:
+    # A share is no whole number: "1" is not 100 %, nor is 500 % the count 5.
+    share = wanted[0] if wanted and stated[1] else stated[0]
+    if wanted and wanted[1] != stated[1] and not share.is_integer():
         found.append((stated[0] / 100 if stated[1] else stated[0] * 100, wanted[1]))
     return found
 
@@ -106,6 +108,8 @@ def _values(reading: str, gold: str) -> list[tuple[float, bool]]:
 def _leniently_right(sample: Sample, response: str, gold: str) -> bool:
     if _strictly_right(sample, response, gold):
         return True
+    if other_currency(plain(response), plain_gold(gold)):
+        return False
     for reading in candidates(response, sample.answers):
         if same(reading, gold):
             return True
