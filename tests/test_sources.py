@@ -356,8 +356,16 @@ PINNED = [57, 74, 88, 186, 192]
 # --- pictures known by address ---------------------------------------------------------------
 
 
+NO_HTTP = {
+    "status": b"hello\r\n\r\n",
+    "torn": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nabc",
+    "headers": b"HTTP/1.1 200 OK\r\n" + b"".join(b"X-%d: 1\r\n" % k for k in range(200)) + b"\r\n",
+    "version": b"HTTP/9.9.9 abc\r\n\r\n",
+}
+
+
 class Host(http.server.BaseHTTPRequestHandler):
-    """Serves /N.png; /flaky.png works at the third attempt; the rest is gone."""
+    """Serves /N.png; /flaky.png works at the third attempt; some are no HTTP; the rest is gone."""
 
     asked: list[str]
 
@@ -366,6 +374,8 @@ class Host(http.server.BaseHTTPRequestHandler):
         name = self.path.strip("/").removesuffix(".png")
         if name == "flaky" and Host.asked.count(self.path) < 3:
             self.send_error(503)
+        elif name in NO_HTTP:
+            self.wfile.write(NO_HTTP[name])
         elif name == "flaky" or name.isdigit():
             self.send_response(200)
             self.end_headers()
@@ -425,6 +435,65 @@ def test_addressed_pictures_are_fetched_once_and_dead_links_fail_alone(
     assert "/1.png" not in Host.asked
     assert "/gone.png" not in Host.asked  # known to be dead in this process
     assert data_digest(PATHVQA, again, "fixed") == data_digest(PATHVQA, samples, "fixed")
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("{host}/a b.png", "no web address: 127.0.0.1:"),
+        ("{host}/a\nb.png", "no web address: 127.0.0.1:"),
+        ("{host}/\u00e9.png", "no web address: 127.0.0.1:"),
+        ("http://[::bad/x", "no web address: [::bad (ValueError)"),
+        ("http://user:secret@a b/x", "no web address: a?b (InvalidURL); percent-encode it"),
+        ("http:///x", "dead link: no answer from "),
+        ("{host}/status.png", "(BadStatusLine)"),
+        ("{host}/torn.png", "(IncompleteRead)"),
+        ("{host}/headers.png", "(HTTPException)"),
+        ("{host}/version.png", "(BadStatusLine)"),
+    ],
+)
+def test_an_address_that_is_none_fails_its_picture_and_no_other(
+    host: str, tmp_path: Path, address: str, reason: str
+) -> None:
+    good, bad = addressed(host)[0], addressed(host)[2]
+    rows = [good, {**bad, "image_url": address.format(host=host)}]
+    write(tmp_path / "a.parquet", rows, points=pa.list_(pa.float64()))
+    samples = load(tmp_path / "a.parquet", registry.task("pixmo_count"))
+    assert samples[0].images[0].decode().size == (32, 24)
+    with pytest.raises(SampleError) as caught:
+        samples[1].images[0].decode()
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value) and "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("other", [picture(9), b"", picture(1)[:-1]])
+def test_other_bytes_in_the_download_cache_are_fetched_again(
+    host: str, tmp_path: Path, other: bytes
+) -> None:
+    write(tmp_path / "a.parquet", addressed(host)[:1], points=pa.list_(pa.float64()))
+    samples = load(tmp_path / "a.parquet", registry.task("pixmo_count"))
+    image = samples[0].images[0]
+    cached = tmp_path / "cache" / "images" / image.sha256[:2] / image.sha256
+    assert cached.read_bytes() == picture(1)
+    cached.write_bytes(other)
+    assert image.read() == picture(1) == cached.read_bytes()
+    assert Host.asked == ["/1.png"] * 2
+
+
+def test_a_download_cache_that_is_no_folder_is_named(
+    host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a.parquet", addressed(host), points=pa.list_(pa.float64()))
+    samples = load(tmp_path / "a.parquet", registry.task("pixmo_count"))
+    monkeypatch.setenv("FORGETEVAL_CACHE", "/dev/null")
+    Host.asked.clear()
+    assert problem_of(tmp_path / "a.parquet", registry.task("pixmo_count")) == (
+        "FORGETEVAL_CACHE: got '/dev/null', which cannot hold pictures (Not a directory); "
+        "expected a folder to write into; set FORGETEVAL_CACHE to one"
+    )
+    assert Host.asked == []
+    with pytest.raises(SampleError, match="download cache cannot be written: Not a directory"):
+        samples[0].images[0].read()
 
 
 def test_a_subset_fetches_only_its_pictures(host: str, tmp_path: Path) -> None:
