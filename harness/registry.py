@@ -289,6 +289,7 @@ def _inline_reader(spec: InlineTask) -> Callable[[Row, int], Sample]:
         options = texts(row, named.choices or "choices") if is_choice else ()
         answers = texts(row, named.answer)
         if is_choice:
+            _refuse_unread_list(options, named.choices or "choices")
             answers = (_letter_of(answers[0], options),)
         return Sample(
             id=text(row, named.id) if named.id else str(row.get("id") or f"{index:06d}"),
@@ -305,6 +306,13 @@ def _inline_reader(spec: InlineTask) -> Callable[[Row, int], Sample]:
     return sample
 
 
+def _refuse_unread_list(options: tuple[str, ...], column: str) -> None:
+    """Raises ValueError for a list in a notation that is not JSON, which would be one option."""
+    if len(options) == 1 and options[0].lstrip().startswith("["):
+        text = f"column {column!r} holds one option, {options[0][:60]!r}"
+        raise ValueError(f'{text}; write a list as JSON, such as ["red", "blue"]')
+
+
 def _letter_of(answer: str, options: tuple[str, ...]) -> str:
     """A gold choice given as letter, text or index (from 0). ValueError for none of them."""
     plain = answer.strip()
@@ -312,7 +320,7 @@ def _letter_of(answer: str, options: tuple[str, ...]) -> str:
         return plain.upper()
     if plain in options:
         return letter(options.index(plain), options)
-    if plain.isdigit():
+    if plain.isascii() and plain.isdigit():
         return letter(plain, options)
     raise ValueError(f"answer {plain!r} is no letter, index or text of {len(options)} options")
 
