@@ -296,9 +296,13 @@ def _inline_reader(spec: InlineTask) -> Callable[[Row, int], Sample]:
     def sample(row: Row, index: int) -> Sample:
         options = texts(row, named.choices or "choices") if is_choice else ()
         answers = texts(row, named.answer)
+        if is_choice:
+            _refuse_unread_list(options, named.choices or "choices")
         if any(answers):
+            cell = row[named.answer]
+            numbered = isinstance(cell, int | float | list | tuple)
             answers = (
-                (_letter_of(row[named.answer], options),)
+                (_letter_of(cell if numbered else answers, options),)
                 if is_choice
                 else tuple(_gold(spec.scorer, answer) for answer in answers)
             )
@@ -375,7 +379,7 @@ def _letter_in(cell: object, options: tuple[str, ...]) -> str:
     for gold, option in zip(letters, options, strict=False):
         if option.strip() == plain:
             found.setdefault(gold, f"the text of option {gold}")
-    if plain.isdecimal() and int(plain) < len(letters):
+    if plain.isascii() and plain.isdigit() and int(plain) < len(letters):
         found.setdefault(letters[int(plain)], f"the index of option {letters[int(plain)]}")
     if len(found) > 1:
         raise ValueError(
@@ -385,6 +389,13 @@ def _letter_in(cell: object, options: tuple[str, ...]) -> str:
     if not found:
         raise ValueError(f"answer {plain!r} is no letter, index or text of {len(options)} options")
     return next(iter(found))
+
+
+def _refuse_unread_list(options: tuple[str, ...], column: str) -> None:
+    """Raises ValueError for a list in a notation that is not JSON, which would be one option."""
+    if len(options) == 1 and options[0].lstrip().startswith("["):
+        text = f"column {column!r} holds one option, {options[0][:60]!r}"
+        raise ValueError(f'{text}; write a list as JSON, such as ["red", "blue"]')
 
 
 def _inline_prompt(spec: InlineTask) -> Callable[[Sample], Prompt]:

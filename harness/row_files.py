@@ -41,7 +41,8 @@ def grade(name: str, text: str, task: str, scorer: str) -> str:
 
     null stands where the scorer does not apply, and for a response that is null (no answer was
     given: a failure, not a wrong answer). `name` is what messages call the file. Raises DataError
-    with all rows that cannot be graded, UserError for a scorer that the task lacks.
+    with all rows that cannot be graded, or for a file without any; UserError for a scorer that the
+    task lacks.
     """
     found = registry.task(task)
     if scorer not in found.scorers:
@@ -66,6 +67,8 @@ def _run(name: str, text: str, step: Step) -> str:
     """The step over all lines, in several processes where that is quicker and safe."""
     # Only "\n" ends a line of JSON lines: str.splitlines knows ten more ends.
     lines = [(i, line) for i, line in enumerate(text.split("\n"), 1) if line and not line.isspace()]
+    if not lines:
+        raise DataError(name, "no rows; expected a JSON object in each line")
     count = min(os.cpu_count() or 1, len(lines) // LINES_A_PROCESS)
     if count > 1 and sys.platform == "linux":
         # A fork knows the tasks that were registered; the pieces are small so that none waits.

@@ -10,8 +10,11 @@ Image columns arrive as `Image`s (or tuples of them) and may be absent: grading 
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from string import ascii_uppercase
 from typing import Any
 
@@ -24,13 +27,25 @@ _CLOCK_MINUTES = 12 * 60
 # Guessing a time with one minute of tolerance: three minutes are right.
 CLOCK_CHANCE = 3 / _CLOCK_MINUTES
 YES_NO_CHANCE = 0.5
+# Characters of a cell that a message shows.
+_SHOWN = 60
+
+
+class ListText(str):
+    """A cell of a file whose cells are all text (CSV, TSV) that may be a list written as JSON.
+
+    `texts` reads it as the list; everywhere else it is the text that it is.
+    """
+
+    __slots__ = ()
 
 
 def text(row: Row, *names: str) -> str:
     """The first of the columns `names` that holds something, as text; "" when all are empty.
 
-    ValueError when there is no such column. (Empty cells are reported when a source is loaded;
-    answers that were made elsewhere are graded all the same.)
+    ValueError when there is no such column, and for what is neither text nor a number. (Empty
+    cells are reported when a source is loaded; answers that were made elsewhere are graded all
+    the same.)
 
     >>> text({"answer": 3}, "label", "answer")
     '3'
@@ -39,8 +54,8 @@ def text(row: Row, *names: str) -> str:
     """
     if not any(name in row for name in names):
         raise _absent(row, *names)
-    values = (row.get(name) for name in names)
-    return next((_written(v) for v in values if v is not None and str(v).strip()), "")
+    found = (_written(row[name], name) for name in names if row.get(name) is not None)
+    return next((words for words in found if words.strip()), "")
 
 
 def texts(row: Row, name: str) -> tuple[str, ...]:
@@ -51,15 +66,58 @@ def texts(row: Row, name: str) -> tuple[str, ...]:
     """
     if name not in row:
         raise _absent(row, name)
-    value = row[name]
-    items = [value] if isinstance(value, str | int | float) else list(value or ())
-    found = tuple(_written(item) for item in items if item is not None and str(item).strip())
-    return found or ("",)
+    value = _listed(row[name])
+    items = value if isinstance(value, list | tuple) else (value,)
+    written = (_written(item, name) for item in items if item is not None)
+    return tuple(words for words in written if words.strip()) or ("",)
 
 
-def _written(value: object) -> str:
-    """A whole number without ".0": integers with a gap among them are often stored as floats."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+def _listed(value: object) -> object:
+    """The list that a `ListText` holds; any other value as it is."""
+    if isinstance(value, ListText):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            pass  # a text that begins with a bracket
+    return value
+
+
+def _written(value: object, name: str) -> str:
+    """A text or a number as text, without the ".0" of a whole number: integers with a gap among
+    them are often stored as floats. ValueError, naming the column, for anything else.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int):  # bool is one
+        return str(value)
+    if isinstance(value, float | Decimal) and math.isfinite(value):
+        if value == int(value):
+            return str(int(value))
+        return f"{value.normalize():f}" if isinstance(value, Decimal) else str(value)
+    raise ValueError(f"column {name!r} holds {_shown(value)}, expected text or a number")
+
+
+def _shown(value: object) -> str:
+    """What a cell holds, for a message: its value where it is short, and its type."""
+    if isinstance(value, float | Decimal):
+        return str(value).lower()
+    if _is_image(value) or isinstance(value, bytes):
+        return "binary data"
+    kind = type(value).__name__
+    kind = {"dict": "an object", "list": "a list", "tuple": "a list"}.get(kind, kind)
+    return f"{kind} ({repr(value)[:_SHOWN]})"
+
+
+def whole(row: Row, name: str) -> int:
+    """A column that holds a whole number. ValueError for anything else.
+
+    >>> whole({"index": "12"}, "index")
+    12
+    """
+    written = text(row, name)
+    if not re.fullmatch(r"[+-]?[0-9]+", written.strip()):
+        raise ValueError(f"column {name!r} holds {written[:_SHOWN]!r}, expected a whole number")
+    return int(written)
 
 
 def _absent(row: Row, *names: str) -> ValueError:
@@ -99,13 +157,16 @@ def digest(content: str) -> str:
 
 
 def letter(index: object, options: Sequence[str]) -> str:
-    """The letter of option `index`; "" without an index. ValueError when there is no such option.
+    """The letter of option `index`, counted from 0; "" without one. ValueError for no option.
 
     >>> letter("2", ["a", "b", "c"])
     'C'
     """
     if not str(index).strip():
         return ""
+    if not re.fullmatch(r"[+-]?[0-9]{1,9}", str(index).strip()):
+        text = f"answer {str(index)[:_SHOWN]!r} is no index of {len(options)} options"
+        raise ValueError(f"{text}, expected a number from 0")
     position = int(str(index))
     if not 0 <= position < len(options):
         raise ValueError(f"answer {position} is not one of {len(options)} options")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from harness.rows import text, texts
 from harness.scoring import choice, clock, number, phrase, yes_no
 from harness.types import AnswerType, Decoding, Role, Sample, Scorer, ScorerName, Source, Task
 
@@ -28,14 +29,15 @@ def reader(answer_type: AnswerType, chance: float) -> Callable[[Mapping[str, Any
     """(row, index) -> Sample, for one skill."""
 
     def sample(row: Mapping[str, Any], index: int) -> Sample:
-        yes_or_no = row["answer"] in ("yes", "no")
+        answer = text(row, "answer")
+        yes_or_no = answer in ("yes", "no")
         return Sample(
-            id=str(row["id"]),
-            question=str(row["question"]),
-            answers=(str(row["answer"]),),
+            id=text(row, "id"),
+            question=text(row, "question"),
+            answers=(answer,),
             images=(row["image"],),
-            choices=tuple(row["choices"] or ()),
-            group=str(row["group"]),
+            choices=texts(row, "choices") if row["choices"] else (),
+            group=text(row, "group"),
             answer_type="yes_no" if yes_or_no else answer_type,
             chance=0.5 if yes_or_no else chance,
         )

@@ -4,7 +4,7 @@ Rotation k of a question has its index plus k million.
 """
 
 from harness.prompts import LETTER, both, options_block, place_images
-from harness.rows import Row, chance, columns, images, text
+from harness.rows import Row, chance, columns, images, text, whole
 from harness.scoring import SCORERS
 from harness.types import Decoding, Headline, Prompt, Sample, Source, Task
 
@@ -17,7 +17,7 @@ def _there(value: object) -> bool:
 
 
 def sample(row: Row, index: int) -> Sample:
-    question = int(text(row, "index")) % ROTATION
+    question = whole(row, "index") % ROTATION
     options = tuple(str(row[mark]) for mark in "ABCDE" if _there(row.get(mark)))
     return Sample(
         id=text(row, "index"),

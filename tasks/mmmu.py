@@ -10,17 +10,23 @@ from harness.types import Decoding, Prompt, Sample, Source, Task
 PICTURES = tuple(f"image_{k}" for k in range(1, 8))
 
 
-def _list(written: str) -> tuple[str, ...]:
+def _list(row: Row, name: str) -> tuple[str, ...]:
     """A list that the source holds as its printed form; another text is a list of one."""
-    if not written.strip().startswith("["):
-        return (written,)
-    return tuple(str(item) for item in ast.literal_eval(written.strip()))
+    written = text(row, name).strip()
+    if not written.startswith("["):
+        return (text(row, name),)
+    try:
+        items = ast.literal_eval(written)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        shown = f"{written[:60]!r}{' and more' if len(written) > 60 else ''}"
+        raise ValueError(f"column {name!r} holds {shown}, expected a list: ['a', 'b']") from None
+    return tuple(str(item) for item in items)
 
 
 def sample(row: Row, index: int) -> Sample:
     is_choice = row.get("question_type") == "multiple-choice"
-    options = _list(text(row, "options")) if is_choice else ()
-    answers = _list(text(row, "answer"))
+    options = _list(row, "options") if is_choice else ()
+    answers = _list(row, "answer")
     return Sample(
         id=text(row, "id"),
         question=text(row, "question"),

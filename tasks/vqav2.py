@@ -8,8 +8,20 @@ from harness.scoring import SCORERS
 from harness.types import Decoding, Sample, Source, Task
 
 
+def _answers(cell: object) -> tuple[str, ...]:
+    """What the annotators said: the source holds an object for each of them."""
+    listed = [] if cell is None else cell
+    if not isinstance(listed, list):
+        raise ValueError(f"column 'answers' holds {type(cell).__name__}, expected a list")
+    for item in listed:
+        if not isinstance(item, dict):
+            name = type(item).__name__
+            raise ValueError(f"column 'answers' lists {name}, expected objects with 'answer'")
+    return tuple(text(item, "answer") for item in listed) or ("",)
+
+
 def sample(row: Row, index: int) -> Sample:
-    given = tuple(text(item, "answer") for item in row["answers"] or ()) or ("",)
+    given = _answers(row["answers"])
     counts = Counter(given)
     answers = tuple(sorted(given, key=lambda answer: -counts[answer]))
     return Sample(

@@ -180,7 +180,7 @@ def test_a_bad_checkpoint_is_named_and_the_rest_is_scored(place: Path, engine, w
 # what is wrong -> (rows of the file or its bytes, what is said)
 DATA_FAULTS: dict[str, tuple[list[dict[str, object]] | bytes, str]] = {
     "no file": (b"", "no such file or folder; its folder holds p.png"),
-    "empty file": (b"\n", "columns: no column 'image'"),
+    "empty file": (b"\n", "colors: the source has no rows"),
     "not JSON": (b'{"id": "1"}\n{"id', "colors.jsonl: line 2: not JSON"),
     "a list per line": (b"[1]\n", "record 0 is list, not an object"),
     "not UTF-8": (b'{"question": "caf\xe9"}\n', "colors.jsonl: not UTF-8 at byte 17"),

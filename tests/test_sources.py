@@ -11,6 +11,8 @@ import pickle
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,7 +30,7 @@ from harness.data.subset import choose
 from harness.data.tables import open_path
 from harness.errors import DataError, SampleError
 from harness.requests import data_digest
-from harness.types import Sample
+from harness.types import Sample, Task
 
 PATHVQA = registry.task("pathvqa")
 POPE = registry.task("pope")
@@ -189,6 +191,135 @@ def test_damaged_files_say_what_is_wrong(
     raw = content.encode() if isinstance(content, str) else content
     (tmp_path / name).write_bytes(raw)
     assert message in problem_of(tmp_path / name)
+
+
+def answered(tmp_path: Path, value: object, kind: pa.DataType) -> Path:
+    write(tmp_path / "a.parquet", [{**row, "answer": value} for row in rows(1)], answer=kind)
+    return tmp_path / "a.parquet"
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "read"),
+    [
+        (Decimal("3.50"), pa.decimal128(9, 2), "3.5"),
+        (Decimal("300.00"), pa.decimal128(9, 2), "300"),
+        (Decimal("0.00000012"), pa.decimal128(20, 8), "0.00000012"),
+        (7, pa.int8(), "7"),
+        (7.0, pa.float64(), "7"),
+        (True, pa.bool_(), "True"),
+    ],
+)
+def test_numbers_are_read_as_they_are_written(
+    tmp_path: Path, value: object, kind: pa.DataType, read: str
+) -> None:
+    path = answered(tmp_path, value, kind)
+    assert load(path)[0].answers == (read,)
+    assert load(path, inline("exact"))[0].answers == (read,)
+
+
+MOMENT = datetime(2026, 1, 2, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "message"),
+    [
+        (MOMENT, pa.timestamp("s"), "column 'answer' holds datetime (datetime.datetime(2026,"),
+        (MOMENT.time(), pa.time32("s"), "column 'answer' holds time (datetime.time(3, 4)), expec"),
+        (MOMENT.date(), pa.date32(), "column 'answer' holds date (datetime.date(2026, 1, 2)), exp"),
+        (b"yes", pa.binary(), "column 'answer' holds binary data, expected text or a number"),
+        (float("nan"), pa.float64(), "column 'answer' holds nan, expected text or a number"),
+        (float("inf"), pa.float32(), "column 'answer' holds inf, expected text or a number"),
+        ({"a": 1}, pa.struct({"a": pa.int8()}), "column 'answer' holds an object ({'a': 1})"),
+    ],
+)
+def test_other_types_are_refused_by_row_and_column(
+    tmp_path: Path, value: object, kind: pa.DataType, message: str
+) -> None:
+    path = answered(tmp_path, value, kind)
+    for task in (PATHVQA, inline("exact")):
+        assert f"{task.name}: row 0: {message}" in problem_of(path, task)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"question": ["a", "b"]}, "column 'question' holds a list (['a', 'b']), expected text or"),
+        ({"answer": {"a": 1}}, "column 'answer' holds an object ({'a': 1}), expected text or a nu"),
+        ({"answer": float("nan")}, "column 'answer' holds nan, expected text or a number"),
+        ({"answer": ["a", {"b": 1}]}, "column 'answer' holds an object ({'b': 1}), expected text"),
+    ],
+)
+def test_values_of_records_are_texts_and_numbers(
+    tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    (tmp_path / "1.png").write_bytes(picture(1))
+    row = {"image": "1.png", "question": "q", "answer": "a"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row | change))
+    assert f"leaves: row 1: {message}" in problem_of(tmp_path / "a.jsonl", inline("exact"))
+
+
+def inline(scorer: str) -> Task:
+    spec = {"path": "unused", "scorer": scorer}
+    return registry.inline_task("leaves", registry.InlineTask.model_validate(spec))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_lists_in_cells_of_csv_files_are_json(tmp_path: Path, name: str) -> None:
+    (tmp_path / "1.png").write_bytes(picture(1))
+    delimiter = "\t" if name == "a.tsv" else ","
+
+    def load_rows(task: Task, *rows: dict[str, str]) -> list[Sample]:
+        with (tmp_path / name).open("w", newline="") as out:
+            writer = csv.DictWriter(out, rows[0], delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(rows)
+        return list(load(tmp_path / name, task))
+
+    row = {"image": "1.png", "question": '["q"]', "answer": "y", "choices": '["x", "y", 3]'}
+    sample, by_index = load_rows(inline("choice"), row, {**row, "answer": "2"})
+    assert (sample.choices, sample.answers, sample.chance) == (("x", "y", "3"), ("B",), 1 / 3)
+    assert (sample.question, by_index.answers) == ('["q"]', ("C",))
+    several, text = load_rows(
+        inline("exact"), {**row, "answer": '["red", "dark red"]'}, {**row, "answer": "[unclear]"}
+    )
+    assert (several.answers, text.answers) == (("red", "dark red"), ("[unclear]",))
+    with pytest.raises(DataError) as caught:
+        load_rows(inline("choice"), {**row, "choices": "['x', 'y']"})
+    assert str(caught.value) == (
+        "leaves: row 0: column 'choices' holds one option, \"['x', 'y']\"; "
+        'write a list as JSON, such as ["red", "blue"]'
+    )
+    with pytest.raises(DataError, match="answer '²' is no letter, index or text of 3 options"):
+        load_rows(inline("choice"), {**row, "answer": "²"})
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", ""),
+        ("a.jsonl", "\n\n"),
+        ("a.json", "[]"),
+        ("a.csv", ""),
+    ],
+)
+def test_a_file_without_rows_says_so(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    assert problem_of(tmp_path / name) == "pathvqa: the source has no rows"
+
+
+def test_a_heading_alone_names_its_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("image,question,answer\n")
+    assert len(load(tmp_path / "a.csv")) == 0  # the plan says that there are no rows
+    (tmp_path / "a.csv").write_text("image,question\n")
+    expected = "pathvqa: columns: no column 'answer'; found image, question"
+    assert problem_of(tmp_path / "a.csv") == expected
+
+
+def test_a_column_named_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("image,question,answer,answer,,\n1.png,q,a,b,,\n")
+    assert problem_of(tmp_path / "a.csv") == (
+        "a.csv: the first line names 'answer' twice; rename one of the columns"
+    )
 
 
 def test_missing_files_and_splits_say_what_is_there(tmp_path: Path) -> None:
@@ -356,8 +487,16 @@ PINNED = [57, 74, 88, 186, 192]
 # --- pictures known by address ---------------------------------------------------------------
 
 
+NO_HTTP = {
+    "status": b"hello\r\n\r\n",
+    "torn": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nabc",
+    "headers": b"HTTP/1.1 200 OK\r\n" + b"".join(b"X-%d: 1\r\n" % k for k in range(200)) + b"\r\n",
+    "version": b"HTTP/9.9.9 abc\r\n\r\n",
+}
+
+
 class Host(http.server.BaseHTTPRequestHandler):
-    """Serves /N.png; /flaky.png works at the third attempt; the rest is gone."""
+    """Serves /N.png; /flaky.png works at the third attempt; some are no HTTP; the rest is gone."""
 
     asked: list[str]
 
@@ -366,6 +505,8 @@ class Host(http.server.BaseHTTPRequestHandler):
         name = self.path.strip("/").removesuffix(".png")
         if name == "flaky" and Host.asked.count(self.path) < 3:
             self.send_error(503)
+        elif name in NO_HTTP:
+            self.wfile.write(NO_HTTP[name])
         elif name == "flaky" or name.isdigit():
             self.send_response(200)
             self.end_headers()
@@ -425,6 +566,65 @@ def test_addressed_pictures_are_fetched_once_and_dead_links_fail_alone(
     assert "/1.png" not in Host.asked
     assert "/gone.png" not in Host.asked  # known to be dead in this process
     assert data_digest(PATHVQA, again, "fixed") == data_digest(PATHVQA, samples, "fixed")
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("{host}/a b.png", "no web address: 127.0.0.1:"),
+        ("{host}/a\nb.png", "no web address: 127.0.0.1:"),
+        ("{host}/\u00e9.png", "no web address: 127.0.0.1:"),
+        ("http://[::bad/x", "no web address: [::bad (ValueError)"),
+        ("http://user:secret@a b/x", "no web address: a?b (InvalidURL); percent-encode it"),
+        ("http:///x", "dead link: no answer from "),
+        ("{host}/status.png", "(BadStatusLine)"),
+        ("{host}/torn.png", "(IncompleteRead)"),
+        ("{host}/headers.png", "(HTTPException)"),
+        ("{host}/version.png", "(BadStatusLine)"),
+    ],
+)
+def test_an_address_that_is_none_fails_its_picture_and_no_other(
+    host: str, tmp_path: Path, address: str, reason: str
+) -> None:
+    good, bad = addressed(host)[0], addressed(host)[2]
+    rows = [good, {**bad, "image_url": address.format(host=host)}]
+    write(tmp_path / "a.parquet", rows, points=pa.list_(pa.float64()))
+    samples = load(tmp_path / "a.parquet", registry.task("pixmo_count"))
+    assert samples[0].images[0].decode().size == (32, 24)
+    with pytest.raises(SampleError) as caught:
+        samples[1].images[0].decode()
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value) and "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("other", [picture(9), b"", picture(1)[:-1]])
+def test_other_bytes_in_the_download_cache_are_fetched_again(
+    host: str, tmp_path: Path, other: bytes
+) -> None:
+    write(tmp_path / "a.parquet", addressed(host)[:1], points=pa.list_(pa.float64()))
+    samples = load(tmp_path / "a.parquet", registry.task("pixmo_count"))
+    image = samples[0].images[0]
+    cached = tmp_path / "cache" / "images" / image.sha256[:2] / image.sha256
+    assert cached.read_bytes() == picture(1)
+    cached.write_bytes(other)
+    assert image.read() == picture(1) == cached.read_bytes()
+    assert Host.asked == ["/1.png"] * 2
+
+
+def test_a_download_cache_that_is_no_folder_is_named(
+    host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a.parquet", addressed(host), points=pa.list_(pa.float64()))
+    samples = load(tmp_path / "a.parquet", registry.task("pixmo_count"))
+    monkeypatch.setenv("FORGETEVAL_CACHE", "/dev/null")
+    Host.asked.clear()
+    assert problem_of(tmp_path / "a.parquet", registry.task("pixmo_count")) == (
+        "FORGETEVAL_CACHE: got '/dev/null', which cannot hold pictures (Not a directory); "
+        "expected a folder to write into; set FORGETEVAL_CACHE to one"
+    )
+    assert Host.asked == []
+    with pytest.raises(SampleError, match="download cache cannot be written: Not a directory"):
+        samples[0].images[0].read()
 
 
 def test_a_subset_fetches_only_its_pictures(host: str, tmp_path: Path) -> None:

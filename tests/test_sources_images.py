@@ -15,7 +15,7 @@ from make_fixtures import picture
 from PIL import Image
 
 from harness.data import images
-from harness.data.images import FileImage, decode, pixel_hash
+from harness.data.images import FileImage, decode, file_image, pixel_hash
 from harness.errors import SampleError
 
 PLAIN = Image.open(BytesIO(picture(5))).convert("RGB")
@@ -116,3 +116,43 @@ def test_a_missing_file_is_named_without_its_folder(tmp_path: Path) -> None:
         with pytest.raises(SampleError) as caught:
             act()
         assert str(caught.value) == "image file 'x.png': No such file or directory"
+
+
+def test_links_do_not_lead_out_of_the_data_folder(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "data", tmp_path / "outside"
+    for folder in (inside / "pics", outside):
+        folder.mkdir(parents=True)
+        (folder / "p.png").write_bytes(picture(5))
+    (inside / "pics" / "link.png").symlink_to(outside / "p.png")
+    (inside / "out").symlink_to(outside)
+    (inside / "within.png").symlink_to("pics/p.png")
+    (tmp_path / "linked").symlink_to(inside)
+    for folder in (inside, tmp_path / "linked"):
+        for name in ("pics/p.png", "within.png"):
+            assert file_image(name, str(folder)).decode().size == (32, 24)
+        for name in ("pics/link.png", "out/p.png"):
+            image = file_image(name, str(folder))
+            for act in (image.read, image.decode, lambda image=image: image.sha256):
+                with pytest.raises(SampleError, match="is a link that leads out of the data fol"):
+                    act()
+
+
+def test_a_snapshot_of_the_hub_links_to_its_own_blobs(tmp_path: Path) -> None:
+    root = tmp_path / "datasets--me--leaves"
+    snapshot, blobs = root / "snapshots" / ("0" * 40), root / "blobs"
+    for folder in (snapshot / "pics", blobs):
+        folder.mkdir(parents=True)
+    (blobs / "abc").write_bytes(picture(5))
+    (root / "refs.png").write_bytes(picture(5))
+    (snapshot / "pics" / "a.png").symlink_to("../../../blobs/abc")
+    (snapshot / "pics" / "b.png").symlink_to("../../../refs.png")
+    for folder, name in ((snapshot, "pics/a.png"), (snapshot / "pics", "a.png")):
+        assert file_image(name, str(folder)).decode().size == (32, 24)
+    with pytest.raises(SampleError, match="leads out"):
+        file_image("pics/b.png", str(snapshot)).read()
+
+
+@pytest.mark.parametrize("name", ["a\0.png", "\ud800.png"])
+def test_a_path_that_no_file_can_have_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="holds characters that no file name has"):
+        file_image(name, "data")

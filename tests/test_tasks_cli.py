@@ -126,6 +126,39 @@ def test_check_takes_counts_stored_as_floats(tmp_path: Path) -> None:
     assert ok("check", "countbench", "--source", f"countbench={tmp_path / 'rows.parquet'}")
 
 
+@pytest.mark.parametrize(
+    ("task", "column", "value", "said"),
+    [
+        ("mmmu", "options", "['a', 'b'", "row 0: column 'options' holds \"['a', 'b'\", expected a"),
+        ("mmmu", "options", "[" * 9999, "row 0: column 'options' holds '[[["),
+        ("ai2d", "answer", "²", "row 0: answer '²' is no index of 4 options, expected a number"),
+        ("mmbench", "index", "²", "row 0: column 'index' holds '²', expected a whole number"),
+        ("vqav2", "answers", ["yes"], "row 0: column 'answers' lists str, expected objects with"),
+    ],
+)
+def test_check_names_the_column_of_a_bad_value(
+    tmp_path: Path, task: str, column: str, value: object, said: str
+) -> None:
+    rows = pq.read_table(DATA / f"{task}.parquet").to_pylist()[:1]
+    rows[0][column] = value
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    result = run("check", task, "--source", f"{task}={tmp_path / 'rows.parquet'}")
+    assert (result.exit_code, said in result.stdout) == (2, True), result.output
+
+
+def test_check_names_the_path_that_is_not_there(tmp_path: Path) -> None:
+    result = run("check", "pope", "--source", f"pope={tmp_path}/x.parquet")
+    assert result.exit_code == 2
+    assert f"{tmp_path}/x.parquet: no such file or folder; its folder is empty" in result.stdout
+
+
+@pytest.mark.parametrize("command", ["grade", "prompt"])
+@pytest.mark.parametrize("given", ["", "\n \n"])
+def test_a_file_without_rows_is_refused(command: str, given: str) -> None:
+    message = "standard input: no rows; expected a JSON object in each line"
+    assert refused(command, "pope", "-", given=given) == message
+
+
 def test_check_refuses_what_it_cannot_find(tmp_path: Path) -> None:
     assert refused("check", "--data", tmp_path / "no").endswith("no: no such folder")
     assert refused("check", "--source", "pope") == "--source: got 'pope', expected NAME=PATH"

@@ -28,10 +28,11 @@ from harness.cli import (
     report,
     results,
     score,
+    streams,
     tasks,
     tune,
 )
-from harness.errors import EXIT_INTERNAL, UserError
+from harness.errors import EXIT_INTERNAL, EXIT_OK, EXIT_USAGE, UserError
 
 app = typer.Typer(
     name="forgeteval",
@@ -77,16 +78,30 @@ for group in (
 
 def main() -> None:
     """The `forgeteval` command: errors become one message and an exit code, never a traceback."""
+    streams.guard()
     try:
-        app(_tasks_first(sys.argv[1:]))
+        _run(sys.argv[1:])
+        code: object = EXIT_OK
+    except SystemExit as done:
+        code = done.code
+    if reason := streams.failure():
+        _say(f"error: standard output: {reason}")
+        code = code or EXIT_USAGE
+    raise SystemExit(code)
+
+
+def _run(words: list[str]) -> None:
+    try:
+        app(_tasks_first(words))
     except UserError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False)
+        _say(f"error: {error}")
         sys.exit(error.code)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
     except Exception as error:  # the boundary: whatever is left is our fault, and says so
         _internal(error)
+
+
+def _say(text: str) -> None:
+    Console(stderr=True).print(text, style="red", markup=False, highlight=False)
 
 
 def _tasks_first(words: list[str]) -> list[str]:
@@ -115,5 +130,5 @@ def _internal(error: Exception) -> None:
     ) as file:
         traceback.print_exception(error, file=file)
     text = f"internal error: {type(error).__name__}: {error}\nPlease report it with {file.name}"
-    Console(stderr=True).print(text, style="red", markup=False, highlight=False)
+    _say(text)
     sys.exit(EXIT_INTERNAL)

@@ -122,7 +122,8 @@ def prompt(
 ) -> None:
     """Add to each row the prompt that a model would get.
 
-    A row has the sample's columns under `sample` or `doc`; images are not needed.
+    A row has the sample's columns under `sample` or `doc`; images are not needed. A file without
+    rows is refused (exit code 2).
 
     Example: forgeteval tasks prompt pixmo_count rows.jsonl --profile lmm_cl
     """
@@ -141,7 +142,7 @@ def grade(
     """Grade answers that were made anywhere: adds `score`, `scores` and `parsed` to each row.
 
     A row has the sample's columns under `sample` or `doc` (images are not needed) and a
-    `response`. The rows come out in their order.
+    `response`. The rows come out in their order. A file without rows is refused (exit code 2).
 
     Example: forgeteval tasks grade ai2d answers.jsonl --scorer lenient -o graded.jsonl
     """
@@ -212,7 +213,8 @@ def _checked(task: Task, place: SourceOverride | None, limit: int | None) -> dic
         samples = sources.load(task, place, limit=limit)
         report = contract.check(task, samples)
     except UserError as error:
-        problems = [str(problem) for problem in error.problems]
+        where = _place(error.where, task, place)
+        problems = [f"{where}{problem}" for problem in error.problems]
         return {"task": task.name, "ok": False, "n_samples": 0, "problems": problems}
     return {
         "task": task.name,
@@ -222,6 +224,14 @@ def _checked(task: Task, place: SourceOverride | None, limit: int | None) -> dic
         "n_left_out": samples.left_out,
         "problems": [str(problem) for problem in report.problems],
     }
+
+
+def _place(where: str, task: Task, place: SourceOverride | None) -> str:
+    """What stands before a problem: the file as it was given, nothing for the task itself."""
+    if where == task.name:
+        return ""
+    given = place.path if place else None
+    return f"{given if given and Path(given).name == where else where}: "
 
 
 def _print_reports(reports: list[dict[str, Any]], absent: list[str], data: Path | None) -> None:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.data.images import IMAGE_COLUMN, CellImage, file_image
+from harness.data.images import IMAGE_COLUMN, CellImage, FileImage, file_image
 from harness.errors import DataError, Problem, SampleError, first_line
 
 # Pieces of columns kept in memory (bytes); the newest is kept whatever its size.
@@ -208,11 +208,17 @@ class ColumnTable:
             if value.get("bytes"):
                 return bytes(value["bytes"])
             if value.get("path"):
-                return file_image(value["path"], file.folder).read()
+                return self._named(value["path"], file).read()
             value = None
         if not value:
             raise SampleError(f"column {column!r} has an image without bytes")
         return bytes(value)
+
+    def _named(self, path: object, file: DataFile) -> FileImage:
+        try:
+            return file_image(path, file.folder)
+        except ValueError as error:
+            raise SampleError(str(error)) from None
 
 
 def open_columns(paths: Sequence[Path]) -> ColumnTable:

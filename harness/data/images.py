@@ -10,6 +10,7 @@ All implementations are small frozen values: they pickle as a reference, not as 
 from __future__ import annotations
 
 import hashlib
+import http.client
 import os
 import re
 import time
@@ -22,7 +23,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from harness.errors import SampleError
+from harness.errors import DataError, SampleError
 
 if TYPE_CHECKING:
     from PIL import Image as PILImage
@@ -98,10 +99,13 @@ class FileImage:
 
     path: str
     name: str
+    folder: str = ""
+    """Folder that the file must lie in, whatever its links say; "" = anywhere."""
 
     @property
     def sha256(self) -> str:
         """Hash of the encoded bytes (hex). Raises SampleError."""
+        self._refuse_outside()
         try:
             return _file_sha256(self.path, Path(self.path).stat().st_mtime_ns)
         except OSError as error:
@@ -109,12 +113,24 @@ class FileImage:
 
     def read(self) -> bytes:
         """The encoded bytes. Raises SampleError."""
+        self._refuse_outside()
         try:
             if Path(self.path).stat().st_size > MAX_BYTES:
                 raise SampleError(f"image file {self.name!r} is larger than {MAX_BYTES:,} bytes")
             return Path(self.path).read_bytes()
         except OSError as error:
             raise SampleError(f"image file {self.name!r}: {error.strerror}") from None
+
+    def _refuse_outside(self) -> None:
+        """Raises SampleError for a file that links take out of the data folder."""
+        if not self.folder:
+            return
+        real = os.path.realpath(self.path)
+        if not any(real.startswith(root) for root in _roots(self.folder)):
+            raise SampleError(
+                f"image file {self.name!r} is a link that leads out of the data folder; "
+                "copy the picture into it"
+            )
 
     def decode(self) -> PILImage.Image:
         """The picture as RGB. Raises SampleError."""
@@ -131,7 +147,23 @@ def file_image(name: object, folder: str) -> FileImage:
     inside = os.path.normpath(name)
     if Path(inside).is_absolute() or inside.startswith(".."):
         raise ValueError(f"image path {name!r} leads out of the data folder")
-    return FileImage(str(Path(folder) / inside), name)
+    if "\0" in name or re.search(r"[\ud800-\udfff]", name):
+        raise ValueError(f"image path {name!r} holds characters that no file name has")
+    return FileImage(str(Path(folder) / inside), name, folder)
+
+
+@lru_cache(maxsize=64)
+def _roots(folder: str) -> tuple[str, ...]:
+    """What the real path of a file in `folder` starts with; the folder itself may be a link.
+
+    A snapshot in the hub's cache consists of links to `blobs` beside `snapshots`, which is part
+    of the same data set.
+    """
+    real = os.path.realpath(folder)
+    roots = [real]
+    if found := re.match(r"(.*/(?:datasets|models|spaces)--[^/]+)/snapshots/[0-9a-f]{40}\b", real):
+        roots.append(f"{found[1]}/blobs")
+    return tuple(root.rstrip("/") + "/" for root in roots)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,19 +179,41 @@ class UrlImage:
     def _cached(self) -> Path:
         return cache_folder() / "images" / self.sha256[:2] / self.sha256
 
+    def kept(self) -> bytes | None:
+        """The encoded bytes in the cache; None where it lacks them or holds others."""
+        try:
+            with self._cached().open("rb") as file:
+                data = file.read(MAX_DOWNLOAD_BYTES + 1)
+        except OSError:
+            return None
+        # Hashed each time, far quicker than decoding it: disks err and caches are shared.
+        return data if hashlib.sha256(data).hexdigest() == self.sha256 else None
+
     def read(self) -> bytes:
         """The encoded bytes, from the cache or else fetched. Raises SampleError."""
-        cached = self._cached()
-        if not cached.is_file():
+        data = self.kept()
+        if data is None:
             data = _fetch(self.url)
             found = hashlib.sha256(data).hexdigest()
             if found != self.sha256:
                 raise SampleError(f"sha256 of the picture at {_host(self.url)} has changed")
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            part = cached.with_suffix(f".{os.getpid()}.{time.monotonic_ns()}")
+            try:
+                self._keep(data)
+            except OSError as error:
+                reason = f"the download cache cannot be written: {error.strerror}"
+                raise SampleError(reason) from None
+        return data
+
+    def _keep(self, data: bytes) -> None:
+        cached = self._cached()
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        part = cached.with_suffix(f".{os.getpid()}.{time.monotonic_ns()}")
+        try:
             part.write_bytes(data)
             part.replace(cached)
-        return cached.read_bytes()
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
 
     def decode(self) -> PILImage.Image:
         """The picture as RGB. Raises SampleError."""
@@ -167,7 +221,10 @@ class UrlImage:
 
 
 def download(images: Sequence[UrlImage]) -> dict[UrlImage, str]:
-    """Fetch many images in parallel into the cache; returns image -> reason for those missing."""
+    """Fetch many images in parallel into the cache; returns image -> reason for those missing.
+
+    Raises DataError, before anything is fetched, when the cache cannot take it.
+    """
 
     def reason(image: UrlImage) -> str:
         try:
@@ -178,7 +235,11 @@ def download(images: Sequence[UrlImage]) -> dict[UrlImage, str]:
 
     distinct = list(dict.fromkeys(images))
     with ThreadPoolExecutor(DOWNLOAD_THREADS) as pool:
-        reasons = zip(distinct, pool.map(reason, distinct), strict=True)
+        kept = pool.map(lambda image: image.kept() is not None, distinct)
+        missing = [image for image, there in zip(distinct, kept, strict=True) if not there]
+        if missing:
+            _refuse_unwritable(cache_folder())
+        reasons = zip(missing, pool.map(reason, missing), strict=True)
         return {image: why for image, why in reasons if why}
 
 
@@ -190,8 +251,23 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "forgeteval"
 
 
+def _refuse_unwritable(cache: Path) -> None:
+    """Raises DataError for a cache folder that cannot be made or written into."""
+    try:
+        (cache / "images").mkdir(parents=True, exist_ok=True)
+        if not os.access(cache / "images", os.W_OK | os.X_OK):
+            raise PermissionError(0, "Permission denied")
+    except OSError as error:
+        named = "FORGETEVAL_CACHE" if os.environ.get("FORGETEVAL_CACHE") else "download cache"
+        text = f"got {str(cache)!r}, which cannot hold pictures ({error.strerror})"
+        cure = "expected a folder to write into; set FORGETEVAL_CACHE to one"
+        raise DataError(named, f"{text}; {cure}") from None
+
+
 def _host(url: str) -> str:
-    return url.split("//", 1)[-1].split("/", 1)[0][:60]
+    """The host of an address, for a reason of one line: no login, no odd characters."""
+    host = re.split(r"[/?#]", url.split("//", 1)[-1], maxsplit=1)[0].rsplit("@", 1)[-1]
+    return re.sub(r"[^!-~]", "?", host[:60])
 
 
 @lru_cache(maxsize=100_000)
@@ -206,13 +282,13 @@ def _fetch(url: str) -> bytes:
         raise SampleError("image address is not http or https")
     if dead := _dead(url):
         raise SampleError(dead[0])
-    # Many image hosts refuse Python's default agent.
-    request = urllib.request.Request(url, headers={"User-Agent": "forgeteval"})
     reason = ""
     for attempt in range(DOWNLOAD_ATTEMPTS):
         if attempt:
             time.sleep(0.5 * 2**attempt)
         try:
+            # Many image hosts refuse Python's default agent.
+            request = urllib.request.Request(url, headers={"User-Agent": "forgeteval"})
             with urllib.request.urlopen(request, timeout=DOWNLOAD_TIMEOUT_S) as reply:
                 data: bytes = reply.read(MAX_DOWNLOAD_BYTES + 1)
             if len(data) > MAX_DOWNLOAD_BYTES:
@@ -223,7 +299,12 @@ def _fetch(url: str) -> bytes:
             reason = f"dead link: HTTP {error.code} from {_host(url)}"
             if error.code < 500 and error.code not in (408, 429):
                 break
-        except (OSError, ValueError) as error:
+        except (http.client.InvalidURL, ValueError) as error:
+            # Spaces, control characters, brackets without an end, characters beyond ASCII.
+            reason = f"no web address: {_host(url)} ({type(error).__name__}); percent-encode it"
+            break
+        # What is no HTTP: torn bodies, a garbled status line, headers without end.
+        except (OSError, http.client.HTTPException) as error:
             reason = f"dead link: no answer from {_host(url)} ({type(error).__name__})"
     _dead(url).append(reason)
     raise SampleError(reason)

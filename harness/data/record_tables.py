@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -12,6 +13,7 @@ from typing import Any
 
 from harness.data.images import IMAGE_COLUMN, file_image
 from harness.errors import DataError
+from harness.rows import ListText
 
 # A CSV field beyond this is no question of a benchmark.
 CSV_FIELD_BYTES = 10_000_000
@@ -25,11 +27,14 @@ class RecordTable:
 
     records: Sequence[Mapping[str, Any]]
     folder: str
+    heading: tuple[str, ...] = ()
+    """Names that the file gives before its first record."""
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Every name that a record has, in order of appearance; `image` for `file_name`."""
-        names = dict.fromkeys(name for record in self.records for name in record)
+        names = dict.fromkeys(self.heading)
+        names.update(dict.fromkeys(name for record in self.records for name in record))
         if "image" not in names and names.keys() & {"file_name", "image_path"}:
             names["image"] = None
         return tuple(names)
@@ -70,8 +75,10 @@ def read_records(path: Path) -> RecordTable:
         raise DataError(path.name, f"not UTF-8 at byte {error.start}") from None
     except OSError as error:
         raise DataError(path.name, str(error.strerror)) from None
-    read = _csv_records if path.suffix in (".csv", ".tsv") else _json_records
-    return RecordTable(read(path, content), str(path.parent))
+    if path.suffix in (".csv", ".tsv"):
+        heading, records = _csv_records(path, content)
+        return RecordTable(records, str(path.parent), heading)
+    return RecordTable(_json_records(path, content), str(path.parent))
 
 
 def _json_records(path: Path, content: str) -> list[dict[str, Any]]:
@@ -95,19 +102,28 @@ def _parsed(path: Path, number: int, text: str) -> Any:
         raise DataError(path.name, f"line {number}: not JSON ({error})") from None
 
 
-def _csv_records(path: Path, content: str) -> list[dict[str, Any]]:
-    """The records of a CSV or TSV file; the first line names the fields."""
+def _csv_records(path: Path, content: str) -> tuple[tuple[str, ...], list[dict[str, Any]]]:
+    """Fields and records of a CSV or TSV file; the first line names the fields."""
     csv.field_size_limit(CSV_FIELD_BYTES)
     delimiter = "\t" if path.suffix == ".tsv" else ","
     reader = csv.DictReader(StringIO(content, newline=""), delimiter=delimiter)
     records: list[dict[str, Any]] = []
     try:
+        heading = tuple(reader.fieldnames or ())
+        twice = [name for name, count in Counter(heading).items() if count > 1 and name]
+        if twice:
+            text = f"the first line names {twice[0]!r} twice; rename one of the columns"
+            raise DataError(path.name, text)
         for record in reader:
             if None in record:
                 expected = len(reader.fieldnames or ())
                 text = f"more than the {expected} fields of the first line; quote texts with commas"
                 raise DataError(path.name, f"line {reader.line_num}: {text}")
-            records.append(record)
+            records.append({name: _cell(value) for name, value in record.items()})
     except csv.Error as error:
         raise DataError(path.name, f"line {reader.line_num}: {error}") from None
-    return records
+    return heading, records
+
+
+def _cell(value: str | None) -> str | None:
+    return ListText(value) if value and value.startswith("[") else value

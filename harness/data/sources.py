@@ -220,6 +220,8 @@ def _hub_answers() -> bool:
 def _check_columns(task: Task, table: Table) -> None:
     """Raises DataError naming every missing column, with those found."""
     names = table.columns
+    if not names and not len(table):  # a file without a line names no columns either
+        raise DataError(task.name, "the source has no rows")
     problems = []
     for wanted in task.source.columns:
         either = wanted.split("|")
