@@ -451,6 +451,21 @@ def test_a_scored_study_has_pictures_rates_and_settings(native: Path) -> None:
     assert content.provenance.commands[0] == "forgeteval score checkpoints.yaml"
 
 
+def test_a_scored_base_alone_has_its_scores_and_answers(native: Path) -> None:
+    manifest = native.with_name("alone.yaml")
+    text = MANIFEST.partition("strategies:")[0].replace("study: tiny", "study: alone")
+    manifest.write_text(text + "strategies: {}\n", encoding="utf-8")
+    study.score(
+        study.open_study(manifest, study.Options(results=native.parent / "results")), Quiet()
+    )
+    content = gather(wanted(native.parent / "results" / "alone", manifest=manifest), JudgeOptions())
+    assert content.base is not None
+    assert [row[:3] for row in content.base.rows] == [("words", "held-out", "100.0")]
+    payload = samples_of(page(content))
+    assert [view["columns"] for view in payload["views"]] == [[0]]
+    assert -1 not in payload["benchmarks"][0]["answers"][0]
+
+
 def test_a_sweep_that_is_not_done_is_shown_as_far_as_it_is(native: Path) -> None:
     folder = native.parent / "results" / "tiny"
     record = json.loads((folder / "study.json").read_text())

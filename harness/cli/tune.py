@@ -38,7 +38,11 @@ Data = Annotated[str, typer.Option(help="task:{name}, or a file; {name} stands f
 Suite = Annotated[Path | None, typer.Option(help="Manifest whose suite the stages are scored on.")]
 Split = Annotated[str, typer.Option(help="Split of the training rows.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Training samples per skill.")]
-LearningRate = Annotated[float | None, typer.Option(help="Peak; default 5e-6, with LoRA 5e-5.")]
+LearningRate = Annotated[
+    float | None,
+    # The name stands in the text too: a table of 80 columns cuts it.
+    typer.Option(help="Peak; default 5e-6, with LoRA 5e-5. Scales --vision-learning-rate too."),
+]
 VisionLearningRate = Annotated[
     float | None,
     typer.Option(
