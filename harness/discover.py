@@ -14,12 +14,14 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from harness.checkpoints import is_adapter
 from harness.components import ComponentError, parse
 from harness.errors import CheckpointError, Problem, UserError
+from harness.natural_order import natural
 
 PLACES = ("strategy", "run", "stage", "trained_on")
 # Folders deeper than this below the one named are not looked into.
@@ -32,6 +34,8 @@ _NUMBERED = re.compile(
 )
 _RUN = re.compile(r"(?:seed|run)[-_]?(?P<run>\w+)", re.IGNORECASE)
 _STEP = re.compile(r"checkpoint-(\d+)")
+# What trainers save beside weights under a name that weights may have too.
+_NO_WEIGHTS = frozenset({"training_args.bin", "optimizer.bin", "scheduler.bin", "sampler.bin"})
 
 
 class DiscoveryError(UserError):
@@ -57,7 +61,7 @@ class Found:
 
     base: Path
     stages: tuple[FoundStage, ...]
-    """By strategy, run and stage."""
+    """By strategy, run and stage; names in natural order."""
 
     def skills(self) -> tuple[str, ...]:
         """What was trained on, in the order of first appearance."""
@@ -117,7 +121,7 @@ def discover(folder: Path, base: Path | None = None, pattern: str | None = None)
         problems.insert(0, Problem("base", _question(list(owners.values()))))
     if problems or chosen is None:
         raise DiscoveryError(str(folder), problems)
-    stages.sort(key=lambda stage: (stage.strategy, stage.run, stage.stage))
+    stages.sort(key=lambda stage: (natural(stage.strategy), natural(stage.run), stage.stage))
     return Found(chosen, tuple(stages))
 
 
@@ -144,6 +148,9 @@ def _told(
             problems.append(Problem(name.as_posix(), "which stage of what is it?"))
         else:
             stages.append(stage)
+    if matcher is None:
+        # A pattern's numbers may be steps; those of names say what was trained before what.
+        problems += _gaps(stages)
     for (strategy, run), known in chains.items():
         found, gaps = _chained(strategy, run, known)
         stages += found
@@ -158,7 +165,7 @@ def _models(folder: Path, every: bool) -> Iterator[tuple[Path, Path]]:
     """
     for place, below, files in os.walk(folder, followlinks=True):
         here = Path(place)
-        below[:] = sorted(name for name in below if not name.endswith(".partial"))
+        below[:] = sorted((name for name in below if not name.endswith(".partial")), key=natural)
         if len(here.relative_to(folder).parts) >= MAX_DEPTH or here.name.startswith("."):
             below.clear()
         steps = {int(m[1]): here / name for name in below if (m := _STEP.fullmatch(name))}
@@ -181,7 +188,8 @@ def _torn(folder: Path, owners: Mapping[Path, Path]) -> list[Problem]:
 
 def _is_model(files: Sequence[str]) -> bool:
     configured = {"config.json", "adapter_config.json"} & set(files)
-    return bool(configured) and any(name.endswith((".safetensors", ".bin")) for name in files)
+    weights = (name for name in files if name not in _NO_WEIGHTS)
+    return bool(configured) and any(name.endswith((".safetensors", ".bin")) for name in weights)
 
 
 def _numbered(name: Path, path: Path, study: str) -> FoundStage | None:
@@ -263,6 +271,24 @@ def _twice(stages: Sequence[FoundStage], folder: Path) -> list[Problem]:
         if first is not stage:
             both = [s.path.relative_to(folder).as_posix() for s in (first, stage)]
             problems.append(Problem(both[1], f"is stage {stage.stage} like {both[0]}"))
+    return problems
+
+
+def _gaps(stages: Sequence[FoundStage]) -> list[Problem]:
+    """Numbers that a run lacks: what comes after would be taken for an earlier stage."""
+    numbers: dict[tuple[str, str], list[int]] = {}
+    for stage in stages:
+        numbers.setdefault((stage.strategy, stage.run), []).append(stage.stage)
+    problems = []
+    for (strategy, run), found in numbers.items():
+        # Counting may begin with 0.
+        steps = [0, *sorted(found)]
+        for before, after in pairwise(steps):
+            if after > before + 1:
+                missing = f"no stage {before + 1} with weights before stage {after}"
+                problems.append(
+                    Problem(f"{strategy}, run {run}", f"{missing}; finish, copy or rename it")
+                )
     return problems
 
 

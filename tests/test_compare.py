@@ -160,3 +160,20 @@ def test_plus_minus_shows_the_wider_side_and_na():
     lopsided = PairedDifference(-0.05, -0.08, -0.04, -0.07, -0.045, 0.01, 9, 9, "mcnemar mid-p")
     assert plus_minus(lopsided) == "−5.0 ±3.0"
     assert plus_minus(not_available("missing cell")) == "NA"
+
+
+def test_a_base_alone_is_shown_and_said_to_be_alone(tmp_path):
+    lines = ["strategy,stage,benchmark,sample_id,score"]
+    lines += [f"base,0,{name},{i},{int(i < 3)}" for name in ("chart", "doc") for i in range(4)]
+    file = tmp_path / "mine.csv"
+    file.write_text("\n".join(lines))
+    call = ["import", str(file), "--study", "mine", "--results", str(tmp_path)]
+    assert CliRunner().invoke(app, call).exit_code == 0
+    done = compare(tmp_path)
+    assert done.exit_code == 0, done.output
+    words = " ".join(done.stdout.split())
+    assert "Only the base has scores: there are no stages yet to compare with it." in words
+    for name in ("chart", "doc"):
+        line = next(line for line in done.stdout.splitlines() if name in line)
+        assert "75.0" in line and "4" in line
+    assert "improved" not in done.stdout  # no legend of what is not there

@@ -135,6 +135,18 @@ def test_the_command_says_what_was_trained(base, tmp_path):
     assert "differs from the base in: sa_proj (1 of 1 tensors)" in printed
 
 
+@pytest.mark.parametrize(("value", "line"), [(np.nan, 1), (np.inf, 1), (2.0, 0)])
+def test_nan_is_said_when_it_is_converted(base, tmp_path, value, line):
+    app = typer.Typer()
+    register(app)
+    stage = author_stage(base, **{"model.image_newline": np.full(4, value, np.float16)})
+    arguments = [str(stage), "--base", str(base), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0
+    assert result.stdout.count("warning: image_newline of") == line
+    assert result.stdout.count("hold NaN or Inf") == line
+
+
 # With real models -------------------------------------------------------------------------------
 
 

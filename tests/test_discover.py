@@ -74,19 +74,67 @@ def test_several_orders_are_several_runs(tmp_path):
 def test_the_layout_of_tune_with_its_components(tmp_path):
     model(tmp_path / "base")
     for seed in (0, 1):
-        for stage in ("1_count", "10_clock", "2_path"):
+        for stage in ("1_count", "3_clock", "2_path"):
             folder = model(tmp_path / "sa_proj" / f"seed{seed}" / stage)
             (folder / "training.json").write_text(json.dumps({"component": "sa_proj"}))
     model(tmp_path / "sa_proj" / "seed2" / "1_count.partial")
     result = discover(tmp_path)
     assert [(s.run, s.stage) for s in result.stages] == [
-        (run, stage) for run in "01" for stage in (1, 2, 10)
+        (run, stage) for run in "01" for stage in (1, 2, 3)
     ]
     assert result.skills() == ("count", "path", "clock")
     strategy = result.strategies()["sa_proj"]
     assert strategy["component"] == "sa_proj"
     assert [run["name"] for run in strategy["runs"]] == ["0", "1"]
     assert strategy["runs"][1]["stages"][0]["path"] == str(tmp_path / "sa_proj/seed1/1_count")
+
+
+def test_names_are_in_natural_order(tmp_path):
+    model(tmp_path / "base")
+    for run in (0, 2, 10):
+        for stage in range(1, 12):
+            model(tmp_path / "sa" / f"seed{run}" / f"{stage}_a")
+    stages = discover(tmp_path).stages
+    assert list(dict.fromkeys(s.run for s in stages)) == ["0", "2", "10"]
+    assert [s.stage for s in stages[:11]] == list(range(1, 12))
+
+
+@pytest.mark.parametrize("between", [False, True])
+def test_a_gap_is_said_and_nothing_renumbered(tmp_path, between):
+    model(tmp_path / "base")
+    model(tmp_path / "sa" / "1_colour")
+    model(tmp_path / "sa" / "3_count")
+    if between:
+        (tmp_path / "sa" / "2_path").mkdir()
+    with pytest.raises(DiscoveryError) as error:
+        discover(tmp_path)
+    assert "sa, run 0: no stage 2 with weights before stage 3; finish, copy" in str(error.value)
+    # Who knows that stage 2 is not wanted says how the names are to be read.
+    stages = discover(tmp_path, pattern="{strategy}/{stage}_{trained_on}").stages
+    assert [(s.stage, s.trained_on) for s in stages] == [(1, "colour"), (3, "count")]
+
+
+def test_a_first_stage_that_is_missing_is_said_and_counting_from_0_is_fine(tmp_path):
+    model(tmp_path / "base")
+    for name in ("0_a", "1_b"):
+        model(tmp_path / "mlp" / name)
+    assert [s.stage for s in discover(tmp_path).stages] == [0, 1]
+    model(tmp_path / "sa" / "2_b")
+    with pytest.raises(DiscoveryError, match="sa, run 0: no stage 1 with weights before stage 2"):
+        discover(tmp_path)
+
+
+def test_what_a_trainer_saves_beside_weights_is_no_weights(tmp_path):
+    model(tmp_path / "base")
+    stage = tmp_path / "sa" / "1_pathvqa"
+    model(stage / "checkpoint-2")
+    (stage / "config.json").write_text("{}")
+    for name in ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        (stage / name).write_bytes(b"")
+    assert found(tmp_path) == [("sa", "0", 1, "pathvqa", "sa/1_pathvqa/checkpoint-2")]
+    # Pickled weights stay a model, so that it is said what to do with them.
+    (stage / "pytorch_model.bin").write_bytes(b"")
+    assert found(tmp_path) == [("sa", "0", 1, "pathvqa", "sa/1_pathvqa")]
 
 
 def test_a_pattern_with_named_places(tmp_path):

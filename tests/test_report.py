@@ -294,6 +294,67 @@ def little(tmp_path: Path, rows: list[dict[str, Any]]) -> Content:
     return gather(wanted(import_scores(file, "little", tmp_path).folder), JudgeOptions())
 
 
+def test_a_base_alone_is_shown_and_what_is_lacking_said(tmp_path: Path) -> None:
+    folder = make_study(tmp_path, "alone", strategies=0, samples=6)
+    content = gather(wanted(folder), JudgeOptions())
+    assert content.charts == {} and content.base is not None
+    scores = read_scores(folder)
+    assert [row[0] for row in content.base.rows] == list(scores.benchmarks)
+    for name, _, score, limits, n, scorer in content.base.rows:
+        values = scores.benchmarks[name].values["strict"]
+        assert (score, n, scorer) == (f"{100 * values.mean():.1f}", "6", "strict")
+        assert limits.startswith("[") and "+" not in limits
+    for text in (page(content), markdown.text(content)):
+        assert "Only the base has scores: there are no stages yet" in text
+        assert "Leaderboard" not in text and "Change against the base" not in text
+    text = page(content)
+    assert text.count("<p>No stages yet") == 4
+    assert "four times out of five" not in text and "cannot be taken apart" not in text
+    views = samples_of(text)["views"]
+    assert [(v["strategy"], v["columns"], v["start"]) for v in views] == [("base", [0], 0)]
+
+
+def test_names_of_many_stages_are_thinned_out(tmp_path: Path) -> None:
+    rows = [
+        {"strategy": s, "stage": t, "benchmark": b, "sample_id": str(i), "score": (i + t) % 2,
+         "role": "held_out", "stage_name": f"skill{t}", "response": "x"}
+        for s, stages in (("base", [0]), ("llm", range(1, 31)), ("mlp", range(1, 31)))
+        for t in stages for b in "abcd" for i in range(4)
+    ]  # fmt: skip
+    content = little(tmp_path, rows)
+    names = [place.label for place in content.view.places]
+    assert len(names) == 31
+    shown = {}
+    for width in WIDTHS:
+        panels = content.charts["multiples-held-out"].spec(width)["spec"]
+        x = panels["layer"][-1]["encoding"]["x"]
+        assert x["scale"]["domain"] == names  # every stage is drawn
+        shown[width] = x["axis"]["values"]
+        assert shown[width][:1] == ["base"]
+        # Two lines of text, slanted by 35 degrees, are 13 pixels apart.
+        assert panels["width"] / len(shown[width]) >= 13 / math.sin(math.radians(35))
+        for chart in content.charts.values():
+            drawing.svg(chart.spec(width))
+    assert len(shown["wide"]) == 8 and len(shown["narrow"]) == 5
+    heat = content.charts["heatmap"].spec("wide")["spec"]
+    assert [layer["mark"]["type"] for layer in heat["layer"]] == ["rect"]
+
+
+def test_few_stages_are_all_named(content: Content) -> None:
+    for width in WIDTHS:
+        layers = content.charts["multiples-held-out"].spec(width)["spec"]["layer"]
+        assert "values" not in layers[-1]["encoding"]["x"]["axis"]
+        heat = content.charts["heatmap"].spec(width)["spec"]
+        assert [layer["mark"]["type"] for layer in heat["layer"]] == ["rect", "text"]
+
+
+def test_an_import_is_made_again_where_the_next_commands_look(folder: Path) -> None:
+    commands = gather(wanted(folder, results=folder.parent), JudgeOptions()).provenance.commands
+    assert all(f"--results {folder.parent.name}" in line for line in commands)
+    commands = gather(wanted(folder), JudgeOptions()).provenance.commands
+    assert not any("--results" in line for line in commands)
+
+
 def test_one_stage_without_words_or_targets(tmp_path: Path) -> None:
     rows = [
         {"strategy": s, "stage": t, "benchmark": "b", "sample_id": str(i), "score": i % 2,
@@ -390,6 +451,21 @@ def test_a_scored_study_has_pictures_rates_and_settings(native: Path) -> None:
     assert content.provenance.commands[0] == "forgeteval score checkpoints.yaml"
 
 
+def test_a_scored_base_alone_has_its_scores_and_answers(native: Path) -> None:
+    manifest = native.with_name("alone.yaml")
+    text = MANIFEST.partition("strategies:")[0].replace("study: tiny", "study: alone")
+    manifest.write_text(text + "strategies: {}\n", encoding="utf-8")
+    study.score(
+        study.open_study(manifest, study.Options(results=native.parent / "results")), Quiet()
+    )
+    content = gather(wanted(native.parent / "results" / "alone", manifest=manifest), JudgeOptions())
+    assert content.base is not None
+    assert [row[:3] for row in content.base.rows] == [("words", "held-out", "100.0")]
+    payload = samples_of(page(content))
+    assert [view["columns"] for view in payload["views"]] == [[0]]
+    assert -1 not in payload["benchmarks"][0]["answers"][0]
+
+
 def test_a_sweep_that_is_not_done_is_shown_as_far_as_it_is(native: Path) -> None:
     folder = native.parent / "results" / "tiny"
     record = json.loads((folder / "study.json").read_text())
@@ -420,6 +496,14 @@ def test_no_pictures_without_local_data(native: Path) -> None:
     found = thumbnails(native, {"words": ["1"]})
     assert found.uris == () or list(found.uris) == []
     assert found.said.startswith("No pictures") and "words" in found.said
+
+
+def test_pictures_of_lm_evals_tasks_are_not_said_to_lack_local_data(native: Path) -> None:
+    foreign = {"lm_eval:m_feat": ["1"]}
+    found = thumbnails(native, {"words": ["1"], **foreign})
+    assert len(found.uris) == 1 and "Without local data" not in found.said
+    assert "lm-eval reads its tasks' data itself, so without: lm_eval:m_feat." in found.said
+    assert thumbnails(native, foreign).said.startswith("No pictures. lm-eval reads its tasks'")
 
 
 # --- Files and command ---------------------------------------------------------------------------

@@ -225,6 +225,33 @@ def test_policy_stops_a_script_that_slipped_in(report: Path, tmp_path: Path) -> 
         assert any("Content Security Policy" in error for error in found.errors)
 
 
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_base_alone_can_be_looked_through(tmp_path: Path, look: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    study = make_study(tmp_path, "alone", strategies=0, samples=3)
+    file = tmp_path / "alone.html"
+    file.write_text(page(gather(Wanted("alone", study), JudgeOptions())), encoding="utf-8")
+    with opened(file, **LOOKS[look]) as found:
+        found.page.wait_for_selector(".sample")
+        assert count(found) == 30
+        first = found.page.locator(".sample").first
+        assert first.locator(".steps li").count() == 1
+        assert first.locator(".said").inner_text()
+        for hidden in ("stage", "change", "path"):
+            assert found.page.locator(f"#f-{hidden}").is_hidden()
+        found.page.select_option("#f-benchmark", label="color")
+        assert count(found) == 3
+        assert found.page.locator("#headline table tbody tr").count() == 10
+        wide = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert found.page.evaluate(wide) <= 0
+        assert found.errors == []
+        results = Axe().run(found.page).response["violations"]
+        assert [v["id"] for v in results if v["impact"] in ("serious", "critical")] == []
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        found.page.screenshot(path=str(SCREENSHOTS / f"alone-{look}.png"), full_page=True)
+
+
 def test_printed_form_needs_no_script(tmp_path: Path) -> None:
     study = make_study(tmp_path, runs=1, samples=8, strategies=2)
     content = gather(Wanted("made-up", study, samples=False), JudgeOptions())

@@ -23,7 +23,14 @@ from harness.errors import DataError  # noqa: E402
 from harness.tune import cost  # noqa: E402
 from harness.tune.batches import IGNORED, Collator, Counts, Dataset, Encoder, Example  # noqa: E402
 from harness.tune.batches import fingerprint as data_fingerprint  # noqa: E402
-from harness.tune.recipe import Distillation, Lora, Recipe, RecipeError, read_record  # noqa: E402
+from harness.tune.recipe import (  # noqa: E402
+    Distillation,
+    Lora,
+    Recipe,
+    RecipeError,
+    learning_rates,
+    read_record,
+)
 from harness.tune.sequence import strategy_name  # noqa: E402
 from harness.tune.train import tune_stage  # noqa: E402
 from harness.tune.trainer import distillation_loss  # noqa: E402
@@ -305,12 +312,47 @@ def test_without_codecarbon_or_where_it_fails_energy_is_unknown(bases, tmp_path,
         ({"learning_rate": 0.0}, "recipe.learning_rate: got 0.0, expected more than 0"),
         ({"batch_size": 8, "micro_batch": 3}, "got 3, expected a divisor of batch_size 8"),
         ({"epochs": 0, "warmup": 1.0}, "2 problems"),
+        ({"epochs": math.inf}, "recipe.epochs: got inf, expected more than 0, and finite"),
+        ({"learning_rate": math.nan}, "recipe.learning_rate: got nan, expected more than 0"),
+        ({"vision_learning_rate": 0.0}, "recipe.vision_learning_rate: got 0.0, expected more"),
+        ({"micro_batch": 0}, "recipe.micro_batch: got 0, expected a divisor of batch_size 16"),
+        ({"micro_batch": -4}, "recipe.micro_batch: got -4, expected a divisor"),
     ],
 )
 def test_recipes_are_checked(change, message):
     with pytest.raises(RecipeError) as error:
         Recipe(**change)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Distillation(weight=-1.0), "distillation.weight: got -1.0, expected more than 0"),
+        (lambda: Distillation(weight=0.0), "and finite; leave --lwf out for none"),
+        (lambda: Distillation(temperature=0.0), "distillation.temperature: got 0.0, expected"),
+        (lambda: Lora(rank=0), "lora.rank: got 0, expected at least 1"),
+    ],
+)
+def test_distillation_and_adapters_are_checked(make, message):
+    with pytest.raises(RecipeError) as error:
+        make()
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "lora", "rates"),
+    [
+        ((None, None), False, (5e-6, 2e-6)),
+        ((1e-3, None), False, (1e-3, 4e-4)),
+        ((1e-3, 7e-5), False, (1e-3, 7e-5)),
+        ((None, 7e-5), False, (5e-6, 7e-5)),
+        ((None, None), True, (5e-5, 2e-6)),
+        ((5e-4, None), True, (5e-4, 2e-5)),
+    ],
+)
+def test_the_vision_tower_follows_the_learning_rate(asked, lora, rates):
+    assert learning_rates(*asked, lora=lora) == rates
 
 
 def test_the_studys_hyper_parameters_are_the_default():

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from click.testing import Result
 from typer.testing import CliRunner
 
 pytest.importorskip("torch")
@@ -15,11 +16,12 @@ pytest.importorskip("torch")
 from tiny_models import make_checkpoint, noise_image
 
 from harness.cli import app
-from harness.errors import CheckpointError, DataError
+from harness.errors import CheckpointError, DataError, UserError
 from harness.manifest import Suite, read_manifest
 from harness.tune import sequence
 from harness.tune.recipe import Recipe, RecipeError, cost_of, read_record
 from harness.tune.sequence import SequencePlan, run
+from harness.weights.differences import difference
 
 pytestmark = pytest.mark.slow
 
@@ -109,6 +111,14 @@ def test_a_sequence_leaves_stages_and_a_manifest_that_grows(place):
         ({"skills": ("colours",)}, RecipeError, "'colours' is not a target of suite.yaml"),
         ({"suite": None}, RecipeError, "'colour' is not a known task; `--suite MANIFEST`"),
         ({"data": "train/{name}.pq"}, DataError, "no file or folder 'train/colour.pq'"),
+        ({"skills": ()}, RecipeError, "--sequence: names no skill; give at least one task"),
+        ({"out": Path("suite.yaml")}, RecipeError, "suite.yaml is a file, expected a folder"),
+        ({"out": Path("suite.yaml/ft")}, RecipeError, "suite.yaml is a file, expected a folder"),
+        (
+            {"components": ("sa_proj[1]", "sa_proj[-1:]")},
+            RecipeError,
+            "sa_proj[-1:]: would be called 'sa_proj-1', as sa_proj[1] is",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_before_training(place, change, error, message):
@@ -116,6 +126,60 @@ def test_what_is_wrong_is_said_before_training(place, change, error, message):
         run(plan(**change), lambda *_: None)
     assert message in str(raised.value)
     assert not Path("ft").exists()
+
+
+def test_a_name_that_another_call_took_is_said_before_training(place):
+    trained = []
+    seen = lambda folder, _: trained.append(folder)  # noqa: E731
+    run(plan(components=("sa_proj[1]",), skills=SKILLS[:1]), seen)
+    with pytest.raises(RecipeError, match="would be called 'sa_proj-1', as"):
+        run(plan(components=("norms", "sa_proj[-1:]"), skills=SKILLS[:1]), seen)
+    assert trained == ["sa_proj-1/seed0/1_colour"]
+
+
+def tuned(*arguments: str) -> Result:
+    common = ("tune", "--base=base", "--suite=suite.yaml", "--data=train/{name}.parquet")
+    return CliRunner().invoke(app, [*common, *arguments])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--learning-rate=0",), "recipe.learning_rate: got 0.0, expected more than 0, and finite"),
+        (("--vision-learning-rate=-1",), "recipe.vision_learning_rate: got -1.0, expected"),
+        (("--lwf=-1",), "distillation.weight: got -1.0, expected more than 0"),
+        (("--lwf=0",), "leave --lwf out for none"),
+        (("--epochs=inf",), "recipe.epochs: got inf, expected more than 0, and finite"),
+        (("--epochs=0",), "recipe.epochs: got 0.0, expected more than 0"),
+        (("--sequence= , ",), "--sequence: got ' , ', expected names of tasks; for example"),
+        (("--out=suite.yaml",), "suite.yaml is a file, expected a folder or a new name"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(place, arguments, message):
+    given = ("--component=norms", "--sequence=colour", "--out=ft", *arguments)
+    error = tuned(*given).exception
+    assert isinstance(error, UserError) and error.code == 2
+    assert message in str(error)
+    assert not Path("ft").exists()
+
+
+def test_the_learning_rate_reaches_the_vision_tower(place):
+    common = ("--component=vision", "--sequence=colour", "--batch-size=4", "--max-steps=2")
+    largest = {}
+    for name, arguments in (
+        ("study", ()),
+        ("scaled", ("--learning-rate=1e-3",)),
+        ("own", ("--vision-learning-rate=1e-3",)),
+    ):
+        result = tuned(*common, f"--out={name}", *arguments)
+        assert result.exit_code == 0, result.output
+        stage = place / name / "vision" / "seed0" / "1_colour"
+        rates = read_record(stage).recipe
+        largest[name] = rates["vision_learning_rate"]
+        moves = [move.relative_norm for move in difference(Path("base"), stage).moves.values()]
+        # Far more than what the study's 2e-6 does in two steps.
+        assert (max(moves) > 1e-4) == (name != "study")
+    assert largest == {"study": 2e-6, "scaled": 4e-4, "own": 1e-3}
 
 
 def test_the_data_names_the_skill_where_no_sequence_does(place):

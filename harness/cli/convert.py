@@ -33,9 +33,19 @@ def convert(
     done = convert_stage(stage, base, out)
     moved = [m for m in component_moves(done.parity) if m.tensors_moved]
     parts = ", ".join(f"{m.component} ({m.tensors_moved} of {m.tensors} tensors)" for m in moved)
+    broken = done.parity.not_finite
+    warnings = []
+    if broken:
+        more = f" and {len(broken) - 1} more tensors" if len(broken) > 1 else ""
+        # Converted all the same: the bytes are the stage's, and this is what they are.
+        warnings.append(
+            f"warning: {broken[0]}{more} of {stage} hold NaN or Inf; the training diverged or a "
+            "save was torn, and its answers mean nothing: convert an earlier checkpoint"
+        )
     console.print(
         f"{out}: {done.tensors} tensors, {done.rows_from_base} token rows from the base",
         f"differs from the base in: {parts or 'nothing'}",
+        *warnings,
         sep="\n",
         markup=False,
         highlight=False,

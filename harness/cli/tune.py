@@ -38,7 +38,17 @@ Data = Annotated[str, typer.Option(help="task:{name}, or a file; {name} stands f
 Suite = Annotated[Path | None, typer.Option(help="Manifest whose suite the stages are scored on.")]
 Split = Annotated[str, typer.Option(help="Split of the training rows.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Training samples per skill.")]
-LearningRate = Annotated[float | None, typer.Option(help="Peak; default 5e-6, with LoRA 5e-5.")]
+LearningRate = Annotated[
+    float | None,
+    # The name stands in the text too: a table of 80 columns cuts it.
+    typer.Option(help="Peak; default 5e-6, with LoRA 5e-5. Scales --vision-learning-rate too."),
+]
+VisionLearningRate = Annotated[
+    float | None,
+    typer.Option(
+        help="The vision tower's peak. Default: 2e-6 times what --learning-rate is of its default."
+    ),
+]
 Epochs = Annotated[float, typer.Option(help="Passes over each skill's data.")]
 MaxSteps = Annotated[int | None, typer.Option(min=1, help="Instead of epochs.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Samples per step.")]
@@ -68,6 +78,7 @@ def tune(
     split: Split = "train",
     limit: Limit = None,
     learning_rate: LearningRate = None,
+    vision_learning_rate: VisionLearningRate = None,
     epochs: Epochs = 1.0,
     max_steps: MaxSteps = None,
     batch_size: BatchSize = 16,
@@ -85,13 +96,15 @@ def tune(
     """
     from rich.console import Console
 
-    from harness.tune.recipe import LORA_LEARNING_RATE, Distillation, Lora, Recipe
+    from harness.tune.recipe import Distillation, Lora, Recipe, learning_rates
     from harness.tune.sequence import SequencePlan, located
 
-    folder, hub = located(base)
-    default = LORA_LEARNING_RATE if lora_rank else Recipe().learning_rate
+    rate, vision_rate = learning_rates(
+        learning_rate, vision_learning_rate, lora=lora_rank is not None
+    )
     recipe = Recipe(
-        learning_rate=learning_rate or default,
+        learning_rate=rate,
+        vision_learning_rate=vision_rate,
         epochs=epochs,
         max_steps=max_steps,
         batch_size=batch_size,
@@ -99,13 +112,16 @@ def tune(
         seed=seed,
         gradient_checkpointing=gradient_checkpointing,
         lora=Lora(rank=lora_rank) if lora_rank else None,
-        distillation=Distillation(weight=lwf) if lwf else None,
+        # A 0 is not "none": it is checked like every number given.
+        distillation=None if lwf is None else Distillation(weight=lwf),
         save_every=save_every,
     )
+    skills = _skills(sequence, data)
+    folder, hub = located(base)
     plan = SequencePlan(
         folder,
-        tuple(component),
-        _skills(sequence, data),
+        tuple(dict.fromkeys(component)),
+        skills,
         data,
         out,
         recipe,
@@ -122,7 +138,13 @@ def _skills(sequence: str | None, data: str) -> tuple[str, ...]:
     from harness.errors import UserError
 
     if sequence is not None:
-        return tuple(name.strip() for name in sequence.split(",") if name.strip())
+        skills = tuple(name.strip() for name in sequence.split(",") if name.strip())
+        if not skills:
+            raise UserError(
+                "--sequence",
+                f"got {sequence!r}, expected names of tasks; for example pathvqa,cub200",
+            )
+        return skills
     if "{name}" in data:
         raise UserError("--sequence", f"is needed with --data {data}; for example pathvqa,cub200")
     return (data.removeprefix("task:") if data.startswith("task:") else Path(data).stem,)

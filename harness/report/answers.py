@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from harness.analysis.flips import RIGHT
-from harness.analysis.scores import BenchmarkScores, StageKey, StudyScores
+from harness.analysis.scores import BASE, BenchmarkScores, StageKey, StudyScores
 from harness.report import foreign_text
 from harness.report.words import WordReader, Words
 from harness.scoring.answer_type import classify
@@ -146,7 +146,7 @@ def kind_of(text: str) -> str:
 
 
 def _views(scores: StudyScores) -> list[dict[str, Any]]:
-    """One per run of a strategy: which columns stand side by side."""
+    """One per run of a strategy: which columns stand side by side. A base alone is one too."""
     position = {stage.key: i for i, stage in enumerate(scores.stages)}
     views = []
     for (strategy, run), stages in scores.runs().items():
@@ -159,6 +159,12 @@ def _views(scores: StudyScores) -> list[dict[str, Any]]:
                 "columns": [position[stage.key] for stage in stages],
             }
         )
+    if not views and scores.stages:
+        alone: dict[str, Any] = {"strategy": BASE, "run": "0", "start": 0}
+        alone["stages"] = [foreign_text.name(stage.name) for stage in scores.stages]
+        alone["numbers"] = [stage.key.stage for stage in scores.stages]
+        alone["columns"] = list(range(len(scores.stages)))
+        views.append(alone)
     return views
 
 

@@ -29,6 +29,9 @@ WIDTHS: tuple[Width, ...] = ("wide", "narrow")
 PIXELS: Mapping[Width, int] = {"wide": 1040, "narrow": 340}
 HALF: Mapping[Width, int] = {"wide": 520, "narrow": 340}
 
+# Between the names of two stages on an axis: text 13 pixels high, slanted by 35 degrees.
+LABEL_PIXELS = 24
+
 INK, MUTED, GRID, PAPER = "#1f2430", "#5f6877", "#e3e6eb", "#ffffff"
 # Told apart with every common colour blindness by lightness and by the shapes beside them.
 PALETTE = (
@@ -61,15 +64,20 @@ class Chart:
     """How to read it."""
 
 
-def stage_axis(view: View) -> Spec:
+def stage_axis(view: View, room: int) -> Spec:
+    """The stages as an axis of `room` pixels; where they are many, every second or tenth named."""
     labels = [place.label for place in view.places]
+    step = -(-len(labels) * LABEL_PIXELS // max(room, 1))
+    # Vega's own thinning takes the box around a slanted label, so it drops most that would fit.
+    named = {} if step <= 1 else {"values": labels[::step]}
     return {
         "field": "place",
         "type": "ordinal",
         "title": None,
         "scale": {"domain": labels, "type": "point", "padding": 0.25},
-        "axis": {"labelAngle": 0 if _short(labels) else -35, "labelOverlap": False, "grid": False},
-    }
+        "axis": {"labelAngle": 0 if _short(labels) else -35, "labelOverlap": False, "grid": False,
+                 **named},
+    }  # fmt: skip
 
 
 def _short(labels: Sequence[str]) -> bool:
@@ -111,8 +119,9 @@ def strategy_shape(view: View, *, legend: bool = True) -> Spec:
     return {**encoding, "scale": {"domain": encoding["scale"]["domain"], "range": shapes}}
 
 
-def bars_axis(view: View) -> Spec:
-    axis = stage_axis(view)
+def bars_axis(view: View, room: int) -> Spec:
+    """`stage_axis` for bars, which stand in bands."""
+    axis = stage_axis(view, room)
     return {
         "field": "place",
         "type": "ordinal",
@@ -134,10 +143,14 @@ def _axes(n: int, columns: int) -> str:
     return "independent" if n % columns else "shared"
 
 
+def strategy_room(columns: int, width: Width) -> int:
+    """Pixels of one panel of `by_strategy`."""
+    return (PIXELS[width] - 60) // columns - 18
+
+
 def by_strategy(
     view: View, rows: list[dict[str, Any]], layers: list[Spec], columns: int, width: Width
 ) -> Spec:
-    room = (PIXELS[width] - 60) // columns - 18
     return themed(
         {
             "data": {"values": rows},
@@ -147,18 +160,18 @@ def by_strategy(
                                  "labelAnchor": "start"}},
             "columns": columns,
             "spacing": {"row": 16, "column": 18},
-            "spec": {"width": room, "height": 150, "layer": layers},
+            "spec": {"width": strategy_room(columns, width), "height": 150, "layer": layers},
             "resolve": {"axis": {"x": _axes(len(view.strategies), columns)}},
         }
     )  # fmt: skip
 
 
-def line_layers(view: View, y_title: str) -> list[Spec]:
+def line_layers(view: View, y_title: str, room: int) -> list[Spec]:
     """Lines over stages by strategy, with their intervals as bands; zero is the base."""
     # Bands lie over one another: the more strategies, the fainter each.
     band = min(0.14, 0.4 / len(view.strategies))
     colour, shape = strategy_colour(view), strategy_shape(view)
-    x = stage_axis(view)
+    x = stage_axis(view, room)
     y: Spec = {"field": "delta", "type": "quantitative", "title": y_title}
     return [
         {"mark": {"type": "rule", "color": MUTED, "strokeWidth": 1},
@@ -178,6 +191,7 @@ def line_panels(
     """A panel of lines for each value of `field`, in the order of the rows."""
     names = list(dict.fromkeys(str(row[field]) for row in rows))
     columns = columns_for(len(names), width)
+    room = (PIXELS[width] - 62) // columns - 18
     return themed(
         {
             "data": {"values": rows},
@@ -192,17 +206,22 @@ def line_panels(
             "columns": columns,
             "spacing": {"row": 16, "column": 18},
             "spec": {
-                "width": (PIXELS[width] - 62) // columns - 18,
+                "width": room,
                 "height": 130,
-                "layer": line_layers(view, y_title),
+                "layer": line_layers(view, y_title, room),
             },
             "resolve": {"axis": {"x": _axes(len(names), columns)}},
         }
     )  # fmt: skip
 
 
+def half_room(width: Width) -> int:
+    """Pixels of the drawing of `half_page`."""
+    return HALF[width] - 60
+
+
 def half_page(spec: Spec, width: Width, *, height: int) -> Spec:
-    return themed({**spec, "width": HALF[width] - 60, "height": height})
+    return themed({**spec, "width": half_room(width), "height": height})
 
 
 def themed(spec: Spec) -> Spec:

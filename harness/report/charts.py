@@ -21,6 +21,7 @@ from harness.report.chart import (
     Spec,
     Width,
     half_page,
+    half_room,
     labelled_points,
     line_layers,
     line_panels,
@@ -257,14 +258,15 @@ def course(view: View) -> Chart | None:
 
 
 def _course_spec(view: View, rows: list[dict[str, Any]], width: Width) -> Spec:
+    room = half_room(width)
     label = {
         "data": {"values": [{"place": BASE_LABEL, "delta": 0,
                              "text": f"base {plain(view.base_held_out_pct)} %"}]},
         "mark": {"type": "text", "align": "left", "dy": -8, "dx": 2, "color": MUTED},
-        "encoding": {"x": stage_axis(view), "y": {"field": "delta", "type": "quantitative"},
+        "encoding": {"x": stage_axis(view, room), "y": {"field": "delta", "type": "quantitative"},
                      "text": {"field": "text"}},
     }  # fmt: skip
-    layers = [*line_layers(view, "Change against the base (pp)"), label]
+    layers = [*line_layers(view, "Change against the base (pp)", room), label]
     return half_page({"data": {"values": rows}, "layer": layers}, width, height=340)
 
 
@@ -312,6 +314,8 @@ def heatmap(view: View) -> Chart | None:
     )
 
 
+# A number such as −12.3 at the size of a heatmap's cells.
+CELL_PIXELS = 24
 MARKS = {"regressed": " ▼", "improved": " ▲", "retained": "", "inconclusive": " ?", "NA": ""}
 
 
@@ -321,8 +325,12 @@ def _heatmap_spec(view: View, rows: list[dict[str, Any]], width: Width) -> Spec:
     # Room for benchmark names on the left of each panel; a table needs no more than half a page.
     room = (min(PIXELS[width], 720) - 40) // columns - 90
     axis = {"title": None, "domain": False, "ticks": False}
+    places = stage_axis(view, room)["axis"].get("values")
+    named = {} if places is None else {"values": places}
     x = {"field": "place", "type": "ordinal", "sort": [p.label for p in view.places],
-         "axis": {**axis, "labelAngle": -35, "orient": "bottom"}}  # fmt: skip
+         "axis": {**axis, "labelAngle": -35, "orient": "bottom", **named}}  # fmt: skip
+    # Numbers of cells that are narrower than they are would lie over one another.
+    wide_enough = room // max(len(view.places) - 1, 1) >= CELL_PIXELS
     y = {"field": "benchmark", "type": "nominal", "axis": axis,
          "sort": [foreign_text.name(name) for name in view.benchmarks]}  # fmt: skip
     return themed(
@@ -348,7 +356,7 @@ def _heatmap_spec(view: View, rows: list[dict[str, Any]], width: Width) -> Spec:
                          "text": {"field": "mark"},
                          "color": {"condition": {"test": f"abs(datum.delta) > {0.6 * reach}",
                                                  "value": PAPER}, "value": INK}}},
-                ],
+                ][: 2 if wide_enough else 1],
             },
             "resolve": {"scale": {"x": "shared"}},
         }

@@ -22,6 +22,7 @@ from harness.report.answers import (
     choose,
     collect,
 )
+from harness.report.base_alone import COLUMNS, base_scores, is_alone
 from harness.report.chart import Chart
 from harness.report.charts import MARKS, charts_of
 from harness.report.numerals import interval, plain, signed
@@ -95,6 +96,8 @@ class Content:
     """What was compared, in one sentence."""
     cards: Sequence[Card]
     comparisons: Sequence[str]
+    base: Table | None
+    """The base's scores where there are no stages yet to compare with it; else None."""
     charts: Mapping[str, Chart]
     heat: Sequence[HeatPanel]
     costs: Table
@@ -136,6 +139,7 @@ def gather(wanted: Wanted, options: JudgeOptions) -> Content:
             foreign_text.visible(text, _SENTENCE_LIMIT)
             for text in view.judgement.comparison_sentences.values()
         ],
+        base=Table(COLUMNS, base_scores(view.judgement)) if is_alone(view.judgement) else None,
         charts={chart.name: chart for chart in charts},
         heat=_heat(view),
         costs=_costs(view, scores.costs),
@@ -178,6 +182,8 @@ def _with_starts(answers: Answers, scores: StudyScores, view: View) -> Answers:
     """Each view of the browser opens after its strategy's dip, else at the last stage."""
     dips = {x.strategy.name: x.dip for x in view.judgement.strategies}
     runs = list(scores.runs())
+    if not runs:
+        return answers  # a base alone, where there is nothing else to open
     views = [
         {**found, "start": dips.get(strategy) or len(found["columns"]) - 1}
         for found, (strategy, _) in zip(answers.payload["views"], runs, strict=True)

@@ -23,6 +23,7 @@ from harness.report.chart import (
     columns_for,
     number,
     stage_table,
+    strategy_room,
 )
 from harness.report.numerals import interval, plain, signed
 from harness.report.view import HELD_OUT, View
@@ -133,7 +134,7 @@ def _taken_apart(
 def _parts_spec(view: View, rows: list[Row], kinds: Mapping[str, str], width: Width) -> Spec:
     columns = columns_for(len(view.strategies), width)
     names = list(kinds.values())
-    x = bars_axis(view)
+    x = bars_axis(view, strategy_room(columns, width))
     y: Spec = {"field": "delta", "type": "quantitative", "title": "pp"}
     beside = {"field": "kind", "type": "nominal", "sort": names}
     colour = {
@@ -213,7 +214,8 @@ def _types_spec(view: View, rows: list[dict[str, Any]], used: Sequence[str], wid
     }  # fmt: skip
     layers = [
         {"mark": {"type": "bar", "aria": True, "width": {"band": 0.72}},
-         "encoding": {"x": bars_axis(view), "color": colour, "order": {"field": "order"},
+         "encoding": {"x": bars_axis(view, strategy_room(columns, width)), "color": colour,
+                      "order": {"field": "order"},
                       "y": {"field": "pct", "type": "quantitative", "title": "% of answers",
                             "scale": {"domain": [0, 100]}},
                       "description": {"field": "says"}}},

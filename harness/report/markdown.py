@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from harness.report import foreign_text
+from harness.report.base_alone import NO_STAGES
 from harness.report.content import Content
 from harness.report.numerals import interval, plain, signed
 
@@ -38,7 +39,24 @@ def text(content: Content) -> str:
         for card in content.cards
     ]
     parts += [escape(sentence) for sentence in content.comparisons]
-    parts.append("## Leaderboard (pp)")
+    if content.base is not None:
+        parts += [NO_STAGES, _table(content.base.columns, content.base.rows)]
+    else:
+        parts += _compared(content)
+    parts.append("## Provenance")
+    parts += [
+        f"- smallest change that {escape(card.strategy)} would have shown: "
+        f"{plain(card.detectable_pp)} pp"
+        for card in content.cards
+    ]
+    parts += [f"- {escape(note)}" for note in content.provenance.notes]
+    parts.append("\n".join(["```", *content.provenance.commands, "```"]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _compared(content: Content) -> list[str]:
+    """What there is of strategies: the leaderboard, costs, changes and drift."""
+    parts = ["## Leaderboard (pp)"]
     keys = ["learning_pp", "target_forgetting_pp", "heldout_final_pp", "heldout_worst_pp",
             "superficial_pp", "essential_pp", "balance_pp"]  # fmt: skip
     board = content.view.judgement.leaderboard.to_dict("records")
@@ -67,15 +85,7 @@ def text(content: Content) -> str:
             parts += [f"## {chart.title}", escape(chart.summary)]
             columns = [str(column) for column in chart.table.columns]
             parts.append(_table(columns, chart.table.astype(str).to_numpy().tolist()))
-    parts.append("## Provenance")
-    parts += [
-        f"- smallest change that {escape(card.strategy)} would have shown: "
-        f"{plain(card.detectable_pp)} pp"
-        for card in content.cards
-    ]
-    parts += [f"- {escape(note)}" for note in content.provenance.notes]
-    parts.append("\n".join(["```", *content.provenance.commands, "```"]))
-    return "\n\n".join(parts) + "\n"
+    return parts
 
 
 def _figure(row: Mapping[Hashable, Any], key: str) -> str:

@@ -137,6 +137,8 @@ def _commands(
     if record.get("kind") == "imported":
         source = str(record.get("source", "FILE"))
         first = ["forgeteval", "import", source, "--study", str(record.get("study", ""))]
+        # Else the study would be made in ./results, where the next lines do not look.
+        first += arguments[1:]
     else:
         manifest = where if where.endswith((".yaml", ".yml")) else "checkpoints.yaml"
         first = ["forgeteval", "score", manifest]

@@ -19,12 +19,15 @@ from harness.analysis.judge import Judgement
 from harness.analysis.paired import PairedDifference
 from harness.analysis.scores import StageKey
 from harness.analysis.sentences import percent, points
+from harness.report.base_alone import COLUMNS, NO_STAGES, base_scores, is_alone
 from harness.types import HELD_OUT_MEAN, MEAN
 
 STRATEGIES_PER_TABLE = 4
 STAGES_PER_TABLE = 6
 SIGNS = {"improved": "+", "retained": "=", "regressed": "!", "inconclusive": "?"}
 STYLES = {"improved": "green", "retained": "", "regressed": "bold red", "inconclusive": "yellow"}
+# Columns of the base's scores that hold numbers.
+RIGHT = frozenset({"Base %", "Interval", "Samples"})
 LEGEND = "+ improved   = retained   ! regressed   ? inconclusive   NA not available"
 
 # (row label, figure)
@@ -44,6 +47,9 @@ FIGURE_ROWS = (
 
 def print_judgement(console: Console, judgement: Judgement) -> None:
     """Everything that `compare` says to a person."""
+    if is_alone(judgement):
+        _print_base(console, judgement)
+        return
     n_strategies = len(judgement.strategies)
     for start in range(0, n_strategies, STRATEGIES_PER_TABLE):
         console.print(side_by_side(judgement, start, start + STRATEGIES_PER_TABLE))
@@ -58,6 +64,20 @@ def print_judgement(console: Console, judgement: Judgement) -> None:
     for text in sentences:
         console.print(Text(text))
     console.print()
+    for note in judgement.notes:
+        console.print(Text(f"note: {note}", style="dim"))
+
+
+def _print_base(console: Console, judgement: Judgement) -> None:
+    """A study without strategies: the base's scores, and why there is nothing else."""
+    title = f"{judgement.study}: the base, {100 * judgement.options.level:g} % interval"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in COLUMNS:
+        table.add_column(column, justify="right" if column in RIGHT else "left", overflow="fold")
+    for row in base_scores(judgement):
+        table.add_row(*map(Text, row))
+    console.print(table)
+    console.print(Text(NO_STAGES))
     for note in judgement.notes:
         console.print(Text(f"note: {note}", style="dim"))
 

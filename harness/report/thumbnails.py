@@ -17,6 +17,7 @@ from pathlib import Path
 from harness import registry
 from harness.data import sources
 from harness.errors import SampleError, UserError
+from harness.lmeval.settings import is_lm_eval
 from harness.manifest import Manifest, read_manifest
 from harness.types import Image, Samples
 
@@ -41,7 +42,8 @@ class Thumbnails:
 def thumbnails(manifest_file: Path, wanted: Mapping[str, Sequence[str]]) -> Thumbnails:
     """Pictures of the wanted samples (benchmark -> ids, most wanted first).
 
-    Benchmarks whose data are not local, or cannot be read, go without; `said` tells which.
+    Benchmarks whose data are not local, cannot be read, or are lm-eval's own go without; `said`
+    tells which.
     Raises ManifestError for a manifest that cannot be read.
     """
     manifest = read_manifest(manifest_file, check_paths=False)
@@ -107,7 +109,14 @@ def _uri(image: Image) -> str:
 
 
 def _said(n: int, without: Sequence[str]) -> str:
-    absent = f" Without local data: {', '.join(without)}." if without else ""
+    # Where the data of lm-eval's tasks lie is lm-eval's affair, local files or not.
+    foreign = [name for name in without if is_lm_eval(name)]
+    remote = [name for name in without if name not in foreign]
+    absent = f" Without local data: {', '.join(remote)}." if remote else ""
+    if foreign:
+        absent += f" lm-eval reads its tasks' data itself, so without: {', '.join(foreign)}."
+    if n == 0 and foreign and not remote:
+        return f"No pictures.{absent}"
     if n == 0:
         return f"No pictures: the data behind the samples are not local files.{absent}"
     return (

@@ -8,6 +8,7 @@ torch here, so that judging a study can read the records.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -16,10 +17,26 @@ from typing import Any, Literal
 from harness.errors import CheckpointError, Problem, UserError
 
 RECORD_FILE = "training.json"
+POSITIVE = "more than 0, and finite"
 
 
 class RecipeError(UserError):
     """A recipe that cannot be trained with."""
+
+
+def _positive(value: float) -> bool:
+    return 0 < value < math.inf
+
+
+def _check(kind: str, values: object, rules: Mapping[str, tuple[bool, str]]) -> None:
+    """Raises RecipeError with every field that is not as its rule (good, expected) wants it."""
+    wrong = [
+        Problem(f"{kind}.{name}", f"got {getattr(values, name)!r}, expected {expected}")
+        for name, (good, expected) in rules.items()
+        if not good
+    ]
+    if wrong:
+        raise RecipeError("", wrong)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +49,17 @@ class Lora:
     rank: int = 256
     alpha: float = 32
     dropout: float = 0.05
+
+    def __post_init__(self) -> None:
+        _check(
+            "lora",
+            self,
+            {
+                "rank": (self.rank > 0, "at least 1"),
+                "alpha": (_positive(self.alpha), POSITIVE),
+                "dropout": (0 <= self.dropout < 1, "a share in [0, 1)"),
+            },
+        )
 
 
 LORA_LEARNING_RATE = 5e-5
@@ -46,6 +74,17 @@ class Distillation:
 
     weight: float = 1.0
     temperature: float = 2.0
+
+    def __post_init__(self) -> None:
+        _check(
+            "distillation",
+            self,
+            {
+                # A negative weight would push the stage away from its start.
+                "weight": (_positive(self.weight), f"{POSITIVE}; leave --lwf out for none"),
+                "temperature": (_positive(self.temperature), POSITIVE),
+            },
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,33 +117,53 @@ class Recipe:
     """Steps between states to resume from; None = a killed stage starts again."""
 
     def __post_init__(self) -> None:
-        wrong = [
-            Problem(f"recipe.{name}", f"got {getattr(self, name)!r}, expected {expected}")
-            for name, good, expected in (
-                ("learning_rate", self.learning_rate > 0, "more than 0"),
-                ("epochs", self.epochs > 0, "more than 0"),
-                ("max_steps", self.max_steps is None or self.max_steps > 0, "at least 1"),
-                ("batch_size", self.batch_size > 0, "at least 1"),
-                ("warmup", 0 <= self.warmup < 1, "a share in [0, 1)"),
-                ("save_every", self.save_every is None or self.save_every > 0, "at least 1"),
-            )
-            if not good
-        ]
-        if self.micro_batch is not None and self.batch_size % max(self.micro_batch, 1):
-            wrong.append(
-                Problem(
-                    "recipe.micro_batch",
-                    f"got {self.micro_batch}, expected a divisor of batch_size {self.batch_size}",
-                )
-            )
-        if wrong:
-            raise RecipeError("", wrong)
+        micro, vision = self.micro_batch, self.vision_learning_rate
+        divides = micro is None or (micro > 0 and self.batch_size % micro == 0)
+        _check(
+            "recipe",
+            self,
+            {
+                "learning_rate": (_positive(self.learning_rate), POSITIVE),
+                "vision_learning_rate": (vision is None or _positive(vision), POSITIVE),
+                "epochs": (_positive(self.epochs), POSITIVE),
+                "max_steps": (self.max_steps is None or self.max_steps > 0, "at least 1"),
+                "batch_size": (self.batch_size > 0, "at least 1"),
+                "micro_batch": (divides, f"a divisor of batch_size {self.batch_size}"),
+                "warmup": (0 <= self.warmup < 1, "a share in [0, 1)"),
+                "weight_decay": (0 <= self.weight_decay < math.inf, "0 or more, and finite"),
+                "max_grad_norm": (_positive(self.max_grad_norm), POSITIVE),
+                "save_every": (self.save_every is None or self.save_every > 0, "at least 1"),
+            },
+        )
 
     def identity(self) -> dict[str, Any]:
         """What of the recipe decides the weights (JSON values)."""
         values = asdict(self)
         del values["save_every"]
         return values
+
+
+def learning_rates(
+    rate: float | None, vision_rate: float | None, *, lora: bool
+) -> tuple[float, float]:
+    """(learning rate, vision tower's) of what was asked for; None = the study's.
+
+    A rate without a vision rate scales the study's vision rate by the same factor: who asks for
+    another rate means all that trains, and the tower is not left behind at 2e-6.
+
+    >>> learning_rates(None, None, lora=False), learning_rates(1e-3, None, lora=False)
+    ((5e-06, 2e-06), (0.001, 0.0004))
+    """
+    study = Recipe()
+    default = LORA_LEARNING_RATE if lora else study.learning_rate
+    chosen = default if rate is None else rate
+    if vision_rate is None:
+        assert study.vision_learning_rate is not None
+        # A rate that is refused is complained of once, not for the tower too.
+        factor = chosen / default if _positive(chosen) else 1.0
+        # A product such as 0.00039999999999999996 would stand in every record.
+        vision_rate = float(f"{study.vision_learning_rate * factor:.6g}")
+    return chosen, vision_rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

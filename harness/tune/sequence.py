@@ -29,7 +29,7 @@ from harness.registry import InlineTask, inline_task
 from harness.requests import requests
 from harness.resolver import base_folder
 from harness.tune.batches import Example
-from harness.tune.recipe import Recipe, RecipeError, StageRecord
+from harness.tune.recipe import Recipe, RecipeError, StageRecord, read_record
 from harness.tune.train import tune_stage
 from harness.tune.trainer import Progress
 from harness.types import Task
@@ -67,6 +67,7 @@ def run(plan: SequencePlan, report: Report, progress: Progress | None = None) ->
 
     Raises UserError with every problem of names, data and components before training.
     """
+    _check_folders(plan)
     suite, base_dir = _suite(plan)
     names = tensor_index(plan.base)
     for component in plan.components:
@@ -88,6 +89,31 @@ def run(plan: SequencePlan, report: Report, progress: Progress | None = None) ->
             report(str(folder.relative_to(plan.out)), record)
             start = folder
     return write_manifest(plan, suite, base_dir)
+
+
+def _check_folders(plan: SequencePlan) -> None:
+    """Raises RecipeError where the stages could not lie where they should."""
+    if not plan.skills:
+        raise RecipeError("--sequence", "names no skill; give at least one task")
+    place = next(p for p in (plan.out.absolute(), *plan.out.absolute().parents) if p.exists())
+    if not place.is_dir():
+        raise RecipeError(
+            "--out", f"{place} is a file, expected a folder or a new name; name another"
+        )
+    problems = []
+    named: dict[str, str] = {}
+    for component in plan.components:
+        name = strategy_name(component, plan.recipe)
+        first = named.setdefault(name, component)
+        for folder in stage_folders(plan, component):
+            # Another call may have taken the name; unreadable records are `tune_stage`'s to tell.
+            if first == component and (record := read_record(folder)) is not None:
+                first = record.component
+        if first != component:
+            problems.append(Problem(component, f"would be called {name!r}, as {first} is"))
+    if problems:
+        cure = "write it otherwise, for example sa_proj[last:1], or give it another --out"
+        raise RecipeError("--component", [*problems, Problem("", cure)])
 
 
 def located(base: Path) -> tuple[Path, str | None]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.report import drawing
+from harness.report.base_alone import NO_STAGES
 from harness.report.chart import WIDTHS
 from harness.report.content import Content
 from harness.report.numerals import interval, plain, signed
@@ -55,6 +56,7 @@ def page(content: Content, form: Form | None = None) -> str:
         script=script,
         policy=_policy(style, script),
         drawings=drawings,
+        no_stages=NO_STAGES,
         samples="" if form.printed else _samples(content),
     )  # fmt: skip
 

@@ -104,7 +104,11 @@
     data.types.forEach((kind, i) => option(f.kind, i, kind.replace("_", "/")));
 
     const view = () => data.views[Number(f.view.value)];
+    // A base alone has changed nothing yet: there is no stage to choose, and no way it went.
     const fillStages = (stage) => {
+      for (const name of ["stage", "change", "path"]) {
+        f[name].closest("label").hidden = view().stages.length < 2;
+      }
       f.stage.replaceChildren();
       view().stages.forEach((name, t) => {
         if (t > 0) option(f.stage, t, `${view().numbers[t]} ${name}`);
