@@ -28,7 +28,7 @@ from harness.lmeval.library import (
     installed_version,
     quiet,
     scores_of,
-    trial_scores,
+    trials,
 )
 from harness.lmeval.settings import PREFIX, LmEvalSettings
 from harness.storage.store import Store
@@ -36,6 +36,9 @@ from harness.types import Prediction, Request, Sample
 
 # Files of an include path that are looked at; a folder with more is not one of task files.
 MOST_FILES = 20_000
+# Counts up when other tasks or metrics are refused than before, so that nothing old is remembered.
+RULES = 2
+DROP = "drop the task"
 
 
 class Recall(Protocol):
@@ -71,10 +74,22 @@ class LmEvalBenchmark:
         return self.load()[1].requests
 
     def grade_cell(self, store: Store, cell: str) -> None:
-        """Keeps the grades of a sealed cell, unless they are there. Raises DataError."""
-        if not graded.is_current(store, self.name, cell, self.grading):
+        """Keeps the grades of a sealed cell, unless they are there.
+
+        Raises DataError, and keeps what it says, where they cannot be made.
+        """
+        if graded.is_current(store, self.name, cell, self.grading):
+            return
+        try:
             grades = self.grade(store.predictions(self.name, cell))
-            graded.write(store, self.name, cell, grades, self.grading)
+        except DataError as error:
+            why = str(error).removeprefix(f"{self.name}: ")
+            if DROP not in why:
+                why += f"; {DROP}, or choose another metric with `suite.lm_eval.metric`"
+            grades = graded.Grades((), {}, why)
+        graded.write(store, self.name, cell, grades, self.grading)
+        if grades.refused:
+            raise DataError(self.name, grades.refused)
 
     def grade(self, answers: Mapping[str, Prediction]) -> graded.Grades:
         """What lm-eval's filters and metrics make of a checkpoint's answers.
@@ -93,21 +108,31 @@ class LmEvalBenchmark:
                     values.setdefault(metric, {})[str(document)] = number
             # A metric may say nothing of a document; what it says must be a score.
             if self.metric in scores and not is_score(scores[self.metric]):
-                self._refuse(document, scores)
+                self._refuse(document, found)
         if found and self.metric not in values:
-            self._refuse(*next(iter(found.items())))
+            self._refuse(next(iter(found)), found)
         values.setdefault(self.metric, {})
         return graded.Grades(tuple(values), values)
 
-    def _refuse(self, document: object, scores: Mapping[str, Any]) -> None:
-        usable = [metric for metric, value in scores.items() if is_score(value)]
+    def _refuse(self, document: Any, found: Mapping[Any, Mapping[str, Any]]) -> None:
+        """`found`: document -> `metric,filter` -> value; what is proposed is a score in all."""
+        scores, loaded = found[document], self.load()[0]
+        up = loaded.task.higher_is_better()
+        seen = [*found.values(), *trials(loaded)]
+        usable = [
+            metric
+            for metric in scores
+            if all(is_score(each[metric]) for each in seen if metric in each)
+            and up.get(metric.split(",")[0]) is not False
+        ]
         got = repr(scores.get(self.metric))[:80]
         task = self.name.removeprefix(PREFIX)
-        cure = f"; choose with `suite.lm_eval.metric: {{{task}: METRIC}}` from {', '.join(usable)}"
+        names = ", ".join(usable)
+        cure = f"; choose with `suite.lm_eval.metric: {{{task}: METRIC}}` from {names}, or {DROP}"
         raise DataError(
             self.name,
             f"{self.metric} of document {document} is {got}, expected a number from 0 to 1"
-            + (cure if usable else "; it has no score of single documents"),
+            + (cure if usable else f"; it has no other score of single documents: {DROP}"),
         )
 
 
@@ -131,6 +156,7 @@ class LmEvalTasks:
             self._settings.model_dump(mode="json"),
             self._limit,
             [_stamps(folder) for folder in folders],
+            RULES,
         ]
         key = f"{self._base}:{asked}:{json.dumps(common[1:3], sort_keys=True)}"
         known = self._memory.recall(f"lm_eval members:{key}", common, lambda: self._members(asked))
@@ -164,9 +190,9 @@ class LmEvalTasks:
         loaded, questions = self._loader(name, asked)()
         settings, task = self._settings, loaded.task
         wanted = settings.metric.get(name, settings.metric.get(asked))
-        trial = trial_scores(loaded)
+        tried = trials(loaded)
         with quiet(name):
-            chosen = headline(name, task, trial, wanted)
+            chosen = headline(name, task, tried, wanted)
             grading = _grading_digest(loaded, questions)
         generated = [r.decoding for r in questions.requests if not r.choices]
         first = generated[0] if generated else None

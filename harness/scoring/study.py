@@ -60,6 +60,7 @@ def read_scores(
     columns = tuple(stage.key for stage in stages)
     benchmarks = {}
     again = []
+    notes = []
     for row in record["benchmarks"]:
         name = row["name"]
         task = _task(record, row)
@@ -72,6 +73,7 @@ def read_scores(
                 for cell, answer in zip(cells, answers, strict=True)
             ]
             bench = lm_eval_benchmark(task, row["role"], samples, columns, answers, grades)
+            notes += refusals(name, stages, grades)
         else:
             bench = grade_benchmark(task, row["role"], samples, columns, answers, scorers)
         if traits:
@@ -90,6 +92,7 @@ def read_scores(
         texts=StoredTexts(store, record),
         notes=(
             *((noise_floor(again),) if again else ()),
+            *notes,
             *(f"{row['name']}: {row['note']}" for row in record["benchmarks"] if row.get("note")),
         ),
         costs={name: TrainingCost(**cost) for name, cost in record.get("costs", {}).items()},
@@ -132,6 +135,16 @@ def _task(record: Mapping[str, Any], row: Mapping[str, Any]) -> Task:
     return registry.inline_task(name, registry.InlineTask(**inline)) if inline else (
         registry.task(name)
     )  # fmt: skip
+
+
+def refusals(name: str, stages: Sequence[Stage], grades: Sequence[Grades | None]) -> list[str]:
+    """One note for a benchmark of lm-eval's whose answers it could not grade, and the cure."""
+    why = [(s, g.refused) for s, g in zip(stages, grades, strict=True) if g and g.refused]
+    if not why:
+        return []
+    where = "" if len(why) == len(stages) else f" at {', '.join(s.name for s, _ in why[:3])}"
+    where += ", ..." if where and len(why) > 3 else ""
+    return [f"{name} is missing{where}: its answers could not be graded: {why[0][1]}"]
 
 
 def noise_floor(pairs: Sequence[tuple[Sequence[str | None], Sequence[str | None]]]) -> str:
@@ -221,7 +234,7 @@ def lm_eval_benchmark(
     values = np.full(shape, np.nan)
     status = np.full(shape, MISSING, np.uint8)
     for j, (answer, grade) in enumerate(zip(answers, grades, strict=True)):
-        if answer is None or grade is None:
+        if answer is None or grade is None or grade.refused:
             continue
         known = grade.values.get(task.metric, {})
         values[:, j] = [known.get(sample.doc["unit"], np.nan) for sample in samples]
