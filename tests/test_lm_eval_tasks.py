@@ -363,6 +363,12 @@ def test_pictures_stand_where_the_marks_are() -> None:
     assert request.images[0].decode().getpixel((0, 0)) == (10, 20, 30)
 
 
+def test_an_empty_stop_string_ends_an_answer_after_a_token() -> None:
+    settings = {"until": ["", "\n"], "max_gen_toks": 7}
+    (request,) = asking.ask(loaded(instance("q", settings, kind="generate_until"))).requests
+    assert (request.decoding.max_new_tokens, request.decoding.stop) == (1, ("\n",))
+
+
 def test_a_chat_keeps_its_turns() -> None:
     chat = Chat("shown")
     chat.turns = (("system", "Be brief."), ("user", "Hi"), ("assistant", "Answer:"))
@@ -505,6 +511,23 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         )
         (tasks / f"{task['task']}.yaml").write_text(text)
     (tasks / "code.py").write_text((tasks / "code.py").read_text() + ODD_CODE)
+    choice = yaml.safe_load((tasks / "tiny_choice.yaml").read_text())
+    stops = {"until": [""], "max_gen_toks": 5, "do_sample": False}
+    write["process_results"] = "!function code.process_text"
+    more = [
+        {**choice, "task": "odd_empty", "doc_to_choice": ["", "b", "c", "d"], "tag": []},
+        {**write, "task": "odd_until", "generation_kwargs": stops},
+        {"group": "odd_circle", "task": ["tiny_cloze", "odd_inner"]},
+        {"group": "odd_inner", "task": [{"group": "odd_inline", "task": ["odd_circle"]}]},
+        {"group": "odd_same", "task": ["tiny_inputs", "tiny_choice"]},
+        {"group": "odd_other", "task": ["tiny_inputs", {"task": "tiny_choice", "num_fewshot": 2}]},
+    ]
+    for task in more:
+        name = task.get("task") if "group" not in task else task["group"]
+        text = yaml.safe_dump(task).replace(
+            "'!function code.process_text'", "!function code.process_text"
+        )
+        (tasks / f"{name}.yaml").write_text(text)
     make_checkpoint(folder / "base", "qwen2_5_vl", 1)
     make_checkpoint(folder / "one", "qwen2_5_vl", 2)
     yield folder
@@ -517,6 +540,11 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         ("odd_rolling", "measures the perplexity of whole documents"),
         ("odd_broken", "lm_eval:odd_broken: lm-eval: UndefinedError"),
         ("odd_code", "set `suite.lm_eval.allow_code: true`"),
+        ("odd_circle", "the group contains itself: odd_circle > odd_inner > odd_circle; take the"),
+        (
+            "odd_empty",
+            "lm_eval:odd_empty: the first document of odd_empty has an empty option ('')",
+        ),
     ],
 )
 def test_a_task_that_cannot_be_asked_fails_alone(odd: Path, name: str, message: str) -> None:
@@ -545,6 +573,49 @@ def test_a_metric_that_cannot_be_judged_is_refused_before_the_sweep(
     (failure,) = opened.plan.failures
     assert f"suite.lm_eval.metric.odd_metrics: {message}" in failure.why
     assert "choose from shared, shared,whole, picky,whole" in failure.why
+
+
+@pytest.mark.slow
+def test_settings_of_tasks_that_the_study_lacks_are_refused(odd: Path) -> None:
+    more = {"num_fewshot": {"tiny_clozee": 2, "odd_same": 1}, "metric": {"other": "acc"}}
+    file = write_study(odd, ["odd_same", "tiny_cloze"], **more)
+    with pytest.raises(ManifestError) as error:
+        study.open_study(file, study.Options(results=odd / "results"))
+    assert str(error.value) == (
+        "suite.lm_eval: 2 problems\n"
+        "  num_fewshot.tiny_clozee: this study names no such task or group; did you mean "
+        "'tiny_cloze'?\n"
+        "  metric.other: this study names no such task or group; it has odd_same, tiny_choice, "
+        "tiny_cloze, tiny_inputs"
+    )
+
+
+@pytest.mark.slow
+def test_a_task_of_two_groups_is_one_benchmark_only_with_the_same_settings(odd: Path) -> None:
+    file = write_study(odd, ["odd_same", "tiny_tag"])
+    plan = study.open_study(file, study.Options(results=odd / "results")).plan
+    assert [name.removeprefix("lm_eval:") for name in plan.benchmarks] == [
+        "tiny_inputs", "tiny_choice", "tiny_mutual",
+    ]  # fmt: skip
+    assert not plan.failures
+    file = write_study(odd, ["tiny_choice", "odd_other"])
+    plan = study.open_study(file, study.Options(results=odd / "results")).plan
+    assert list(plan.benchmarks) == ["lm_eval:tiny_choice"]
+    (failure,) = plan.failures
+    assert failure.why.startswith(
+        "lm_eval:odd_other: its lm_eval:tiny_choice is not that of lm_eval:tiny_choice, they "
+        "differ in num_fewshot 0 and 2, what is asked"
+    )
+
+
+@pytest.mark.slow
+def test_an_empty_stop_string_is_that_of_lm_eval_itself(odd: Path) -> None:
+    opened = score(write_study(odd, ["odd_until"]))
+    theirs = run_lm_eval(odd / "base", odd / "tasks", ["odd_until"])["odd_until"]
+    ours = opened.store.predictions("lm_eval:odd_until", opened.plan.cells[0].id)
+    assert {str(row["doc_id"]): row["resps"][0][0] for row in theirs} == {
+        name: answer.text for name, answer in ours.items()
+    }
 
 
 @pytest.mark.slow

@@ -214,7 +214,11 @@ def _decoding(given: Any) -> Decoding:
     other = sorted(key for key in settings if key not in (*IDLE, *TOKEN_LIMITS))
     if other:
         raise ValueError(f"asks for {', '.join(other)}, which changes greedy answers")
-    return Decoding(int(limits[0]) if limits else MAX_GEN_TOKS, stop)
+    most = int(limits[0]) if limits else MAX_GEN_TOKS
+    # lm-eval finds the empty string in whatever was said first, and cuts nothing there.
+    if "" in stop:
+        return Decoding(min(most, 1), tuple(filter(None, stop)))
+    return Decoding(most, stop)
 
 
 def _sample(task: Any, request: Request, bundle: Sequence[Any]) -> Sample:

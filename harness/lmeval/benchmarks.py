@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.errors import DataError
+from harness.errors import DataError, ManifestError, Problem, did_you_mean
 from harness.lmeval import graded
 from harness.lmeval.asking import Asked, ask, responses
 from harness.lmeval.headline import as_number, headline, is_score
@@ -38,6 +38,7 @@ from harness.types import Prediction, Request, Sample
 MOST_FILES = 20_000
 # Counts up when other tasks or metrics are refused than before, so that nothing old is remembered.
 RULES = 2
+SHOWN_NAMES = 12
 DROP = "drop the task"
 
 
@@ -136,6 +137,20 @@ class LmEvalBenchmark:
         )
 
 
+def differences(one: LmEvalBenchmark, other: LmEvalBenchmark) -> list[str]:
+    """In what two definitions of a task differ; nothing where they are the same benchmark."""
+    found = [
+        f"{key} {one.signature.get(key)} and {other.signature.get(key)}"
+        for key in one.signature
+        if one.signature.get(key) != other.signature.get(key)
+    ]
+    if one.data != other.data:
+        found.append("what is asked")
+    if (one.metric, one.grading) != (other.metric, other.grading):
+        found.append("the settings that grade it")
+    return found
+
+
 class LmEvalTasks:
     """What a manifest's `lm_eval:` names stand for."""
 
@@ -145,7 +160,9 @@ class LmEvalTasks:
         self._base = base
         self._memory = memory
         self._library = Library(settings, base)
-        self._asked: dict[str, Asked] = {}
+        self._asked: dict[tuple[str, str], Asked] = {}
+        self._names: set[str] = set()
+        self._all_known = True
 
     def benchmarks(self, name: str) -> list[LmEvalBenchmark]:
         """The benchmark of that name, or one for each task of a group. Raises DataError."""
@@ -159,15 +176,41 @@ class LmEvalTasks:
             RULES,
         ]
         key = f"{self._base}:{asked}:{json.dumps(common[1:3], sort_keys=True)}"
+        self._names.add(asked)
+        self._all_known, before = False, self._all_known
         known = self._memory.recall(f"lm_eval members:{key}", common, lambda: self._members(asked))
+        self._all_known = before
         found = []
-        for task, files in json.loads(known):
+        members = json.loads(known)
+        self._names.update(task for task, _ in members)
+        for task, files in members:
             stamps = [common, [_stamps(Path(file)) for file in files]]
             compute = partial(self._facts, task, asked)
             facts = self._memory.recall(f"lm_eval task:{task}:{key}", stamps, compute)
             load = self._loader(task, asked)
             found.append(LmEvalBenchmark(f"{PREFIX}{task}", load=load, **json.loads(facts)))
         return found
+
+    def check_keys(self) -> None:
+        """Raises ManifestError for settings of tasks that the study does not have.
+
+        After all benchmarks were asked for. Where a name could not be resolved, which fails
+        anyway, it is not known which tasks the study has.
+        """
+        problems = []
+        shots = self._settings.num_fewshot
+        for setting, by_task in (
+            ("num_fewshot", shots if isinstance(shots, dict) else {}),
+            ("metric", self._settings.metric),
+        ):
+            for key in by_task if self._all_known else ():
+                if key not in self._names:
+                    near = did_you_mean(key, sorted(self._names))
+                    names = ", ".join(sorted(self._names)[:SHOWN_NAMES])
+                    text = f"this study names no such task or group{near or f'; it has {names}'}"
+                    problems.append(Problem(f"{setting}.{key}", text))
+        if problems:
+            raise ManifestError("suite.lm_eval", problems)
 
     def _members(self, asked: str) -> str:
         """JSON: [task, its local data files] of each task that a name stands for."""
@@ -178,10 +221,10 @@ class LmEvalTasks:
     def _loader(self, name: str, asked: str) -> Callable[[], tuple[LoadedTask, Asked]]:
         def load() -> tuple[LoadedTask, Asked]:
             loaded = self._library.task(name, asked, self._limit)
-            if name not in self._asked:
+            if (name, asked) not in self._asked:
                 with quiet(name):
-                    self._asked[name] = ask(loaded)
-            return loaded, self._asked[name]
+                    self._asked[name, asked] = ask(loaded)
+            return loaded, self._asked[name, asked]
 
         return load
 

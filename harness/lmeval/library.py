@@ -109,6 +109,13 @@ class Library:
         """All tasks that a name stands for, by name; their data are read."""
         if asked not in self._loaded:
             manager = self._knowing(asked)
+            round_trip = _circle(manager.task_index, (asked,))
+            if round_trip:
+                raise DataError(
+                    PREFIX + asked,
+                    f"the group contains itself: {' > '.join(round_trip)}; take the last out of "
+                    "the group's `task:` list",
+                )
             with quiet(asked), _seeded():
                 self._loaded[asked] = manager.load([asked])["tasks"]
         return self._loaded[asked]
@@ -154,6 +161,36 @@ class Library:
         entry = self._knowing(asked).task_index.get(name)
         file = getattr(entry, "yaml_path", None)
         return LoadedTask(name, task, file.parent if file else None)
+
+
+def _circle(index: Mapping[str, Any], path: tuple[str, ...]) -> tuple[str, ...]:
+    """The groups on the way from the first of `path` back to one of it; () where none leads back.
+
+    lm-eval itself follows such groups until Python stops it.
+    """
+    entry = index.get(path[-1])
+    config = getattr(entry, "cfg", None) or {}
+    pending = [config.get("task")] if entry and entry.kind.name == "GROUP" else []
+    for member in _flat(pending):
+        if isinstance(member, str) and member in path:
+            return (*path, member)
+        if isinstance(member, str):
+            found = _circle(index, (*path, member))
+            if found:
+                return found
+    return ()
+
+
+def _flat(members: Sequence[Any]) -> Iterator[Any]:
+    """Names of a group's members, those of groups that are written inside it too."""
+    for member in members:
+        if isinstance(member, Mapping):
+            yield member.get("group")
+            member = member.get("task")
+        if isinstance(member, list):
+            yield from _flat(member)
+        else:
+            yield member
 
 
 def _refuse(name: str, task: Any, settings: LmEvalSettings) -> None:
@@ -275,8 +312,29 @@ def quiet(name: str) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:  # the boundary: a task is somebody else's program
-        text = first_line(error)
-        raise DataError(PREFIX + name, f"lm-eval: {type(error).__name__}: {text}") from error
+        text = f"lm-eval: {type(error).__name__}: {first_line(error)}"
+        holder = _with_an_empty_option(error)
+        if holder is not None:
+            text = (
+                f"the first document of {holder or name} has an empty option (''), which lm-eval "
+                "cannot load; give each option of `doc_to_choice` a text, or let another document "
+                "be the first"
+            )
+        raise DataError(PREFIX + name, text) from error
+
+
+def _with_an_empty_option(error: Exception) -> str | None:
+    """The task of which lm-eval looked at the first letter of an option that has none, if so.
+
+    A group's members are loaded together, so which one it was is read where it happened.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    seen = trace.tb_frame.f_locals if trace is not None else {}
+    if not isinstance(error, IndexError) or "check_choices" not in seen or seen.get("choice"):
+        return None
+    return str(getattr(getattr(seen.get("self"), "config", None), "task", None) or "")
 
 
 @contextlib.contextmanager
