@@ -33,9 +33,9 @@ from harness.lmeval.settings import LmEvalSettings
 from harness.manifest import check_manifest
 from harness.report.tables import print_judgement
 from harness.report.view import View
-from harness.scoring.study import read_scores
+from harness.scoring.study import choosing_scores, read_scores
 from harness.storage.store import Store, folder_name
-from harness.types import OWN_METRIC, Stage, StageKey
+from harness.types import OWN_METRIC, Sample, Stage, StageKey
 from tests.lm_eval_tasks import run_lm_eval, write_tasks
 from tests.tiny_models import make_checkpoint
 
@@ -341,7 +341,7 @@ def test_options_after_one_prompt_are_one_request() -> None:
 
 def test_prompts_that_differ_are_requests_of_their_own_in_one_unit() -> None:
     asked = asking.ask(loaded(instance("a", " x"), instance("", " x", idx=1)))
-    assert [request.sample_id for request in asked.requests] == ["0.0", "0.1"]
+    assert [request.sample_id for request in asked.requests] == ["0", "0.1"]
     assert {sample.doc["unit"] for sample in asked.samples} == {"0"}
 
 
@@ -588,6 +588,36 @@ def test_settings_of_tasks_that_the_study_lacks_are_refused(odd: Path) -> None:
         "  metric.other: this study names no such task or group; it has odd_same, tiny_choice, "
         "tiny_cloze, tiny_inputs"
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["acc", "acc_norm", "acc_mutual_info"])
+def test_the_option_that_is_shown_is_the_one_that_the_metric_takes(
+    place: Path, metric: str
+) -> None:
+    opened = score(write_study(place, ["tiny_mutual"], metric={"tiny_mutual": metric}))
+    scores = read_scores(opened.store.folder)
+    bench, texts = scores.benchmarks["lm_eval:tiny_mutual"], scores.texts
+    assert texts is not None
+    assert list(bench.sample_ids) == [str(i) for i in range(8)]
+    for j, key in enumerate(bench.columns):
+        right = [
+            texts.response(key, bench.benchmark, name) == texts.gold(bench.benchmark, name)
+            for name in bench.sample_ids
+        ]
+        assert right == bench.values[OWN_METRIC][:, j].astype(bool).tolist()
+
+
+@pytest.mark.parametrize(
+    ("metric", "best"),
+    [("acc,none", 0), ("acc_norm,none", 1), ("acc_bytes,none", 2), ("acc_mutual_info,none", 3)],
+)
+def test_each_metric_chooses_by_its_own_scores(metric: str, best: int) -> None:
+    sample = Sample(
+        "0", "q", ("A",), choices=(" a", " bbbb", " éé日日", " c"), doc={"delimiter": 1}
+    )
+    scores = choosing_scores(metric, sample, [-4.0, -4.4, -4.6, -5.0], [-1.0, -1.0, -1.0, -3.0])
+    assert int(np.argmax(scores)) == best
 
 
 @pytest.mark.slow

@@ -380,6 +380,7 @@ class StoredTexts:
     def __init__(self, store: Store, record: Mapping[str, Any]):
         self._store = store
         self._data = {row["name"]: row["data"] for row in record["benchmarks"]}
+        self._metrics = {row["name"]: row.get("metric", "") for row in record["benchmarks"]}
         self._cells = {_stage(row).key: row["cells"] for row in record["stages"]}
         self._samples: dict[str, dict[str, Sample]] = {}
         self._texts: dict[tuple[str, str], dict[str, str]] = {}
@@ -402,21 +403,51 @@ class StoredTexts:
             table = self._store.read_cell(benchmark, cell)[0].select(
                 ["sample_id", "text", "choice_scores"]
             )
+            rows = {row["sample_id"]: row for row in table.to_pylist()}
             self._texts[benchmark, cell] = {
-                row["sample_id"]: chosen(
-                    row["text"],
-                    row["choice_scores"],
-                    _continuations(benchmark, self._sample(benchmark, row["sample_id"])),
-                )
-                for row in table.to_pylist()
+                name: self._said(benchmark, name, rows) for name in rows
             }
         return self._texts[benchmark, cell][sample_id]
+
+    def _said(self, benchmark: str, name: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
+        """One answer; of options the one that the benchmark's metric takes."""
+        row, sample = rows[name], self._sample(benchmark, name)
+        scores = row["choice_scores"]
+        if scores and is_lm_eval(benchmark):
+            # lm-eval asks for the options without the question after those with it.
+            alone = rows.get(f"{name}.1", {}).get("choice_scores")
+            scores = choosing_scores(self._metrics[benchmark], sample, scores, alone)
+        return chosen(row["text"], scores, _continuations(benchmark, sample))
 
 
 def _stage(row: Mapping[str, Any]) -> Stage:
     return Stage(
         StageKey(row["strategy"], row["run"], row["stage"]), row["name"], row["trained_on"]
     )
+
+
+def choosing_scores(
+    metric: str, sample: Sample, scores: Sequence[float], alone: Sequence[float] | None
+) -> Sequence[float]:
+    """Scores of options of which the largest is the one that a metric of lm-eval's chooses.
+
+    `alone`: of the same options without the question, where they were asked for.
+    """
+    name, skip = metric.partition(",")[0], sample.doc.get("delimiter")
+    if not isinstance(skip, int) or len(sample.choices) != len(scores):
+        return scores
+    options = [choice[skip:] for choice in sample.choices]
+    if name == "acc_norm":
+        return _per_length(scores, [len(option) for option in options])
+    if name == "acc_bytes":
+        return _per_length(scores, [len(option.encode()) for option in options])
+    if name == "acc_mutual_info" and alone and len(alone) == len(scores):
+        return [score - other for score, other in zip(scores, alone, strict=True)]
+    return scores
+
+
+def _per_length(scores: Sequence[float], lengths: Sequence[int]) -> list[float]:
+    return [s / n if n else -np.inf for s, n in zip(scores, lengths, strict=True)]
 
 
 def _continuations(task: str, sample: Sample) -> Sequence[str]:
