@@ -212,8 +212,14 @@ def judge_gate(
         level=options.level,
         inconclusive=policy.inconclusive,
         rows=tuple(sorted(rows, key=_badness)),
-        notes=(_runs_note(pairing),),
+        notes=(_runs_note(pairing), *missing_notes(scores)),
     )
+
+
+def missing_notes(scores: StudyScores) -> list[str]:
+    """Of a study's notes those that say why a whole benchmark has no scores, and the cure."""
+    starts = tuple(f"{name} is missing" for name in scores.benchmarks)
+    return [note for note in scores.notes if note.startswith(starts)]
 
 
 def _runs_note(pairing: Pairing) -> str:

@@ -106,13 +106,16 @@ def _grades(store: Store, record: dict[str, Any]) -> Iterator[Finding]:
         if not store.is_sealed(task, cell):
             continue
         file = graded.file_of(store, task, cell)
+        kind: Kind
         try:
-            graded.read(store, task, cell, grading[task])
+            refused = graded.read(store, task, cell, grading[task]).refused
         except ResultsError as error:
-            kind: Kind = "damaged" if file.is_file() else "missing"
+            kind = "damaged" if file.is_file() else "missing"
             yield Finding(kind, file.relative_to(store.folder), error.problems[0].text)
         else:
-            yield Finding("ok", file.relative_to(store.folder))
+            kind = "missing" if refused else "ok"
+            text = f"not graded: {refused}" if refused else ""
+            yield Finding(kind, file.relative_to(store.folder), text)
 
 
 def _others(folder: Path, known: set[Path]) -> Iterator[Path]:

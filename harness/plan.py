@@ -241,21 +241,26 @@ def _probe_samples(plan: Plan) -> dict[str, Any]:
 def _benchmarks(
     manifest: Manifest, folder: Path, memory: Memory, failures: list[Failure]
 ) -> dict[str, Benchmark]:
-    """The suite's benchmarks by name, in its order; what cannot be read goes to `failures`."""
+    """The suite's benchmarks by name, in its order; what cannot be read goes to `failures`.
+
+    Raises ManifestError for settings of lm-eval's tasks that the suite does not have.
+    """
     found: dict[str, Benchmark] = {}
     theirs: LmEvalTasks | None = None
+    named: dict[str, str] = {}
     for name, role in manifest.suite.benchmarks().items():
         try:
             if is_lm_eval(name):
                 theirs = theirs or _lm_eval_tasks(manifest, folder, memory)
-                for benchmark in _lm_eval_benchmarks(theirs, name, role):
-                    first = found.setdefault(benchmark.task.name, benchmark)
-                    if first.role != role:
-                        raise DataError(name, f"{first.task.name} is already {first.role}")
+                for benchmark in _lm_eval_benchmarks(theirs, name, role, found, named):
+                    found.setdefault(benchmark.task.name, benchmark)
+                    named.setdefault(benchmark.task.name, name)
             else:
                 found[name] = _benchmark(manifest, name, role, folder, memory)
         except DataError as error:
             failures.append(Failure(name, str(error)))
+    if theirs is not None:
+        theirs.check_keys()
     return found
 
 
@@ -311,14 +316,39 @@ def _lm_eval_tasks(manifest: Manifest, folder: Path, memory: Memory) -> LmEvalTa
     return LmEvalTasks(manifest.suite.lm_eval, manifest.suite.limit, folder, memory)
 
 
-def _lm_eval_benchmarks(theirs: LmEvalTasks, name: str, role: str) -> Iterator[Benchmark]:
-    """The tasks that an `lm_eval:` name stands for, under the role it was given."""
-    found = theirs.benchmarks(name)
-    if role == "target" and [b.name for b in found] != [name]:
+def _lm_eval_benchmarks(
+    theirs: LmEvalTasks,
+    name: str,
+    role: str,
+    found: Mapping[str, Benchmark],
+    named: Mapping[str, str],
+) -> list[Benchmark]:
+    """The tasks that an `lm_eval:` name stands for, under the role it was given.
+
+    `found`: the benchmarks before it, and in `named` the names that they came from. Raises
+    DataError where one of them is the same task in another role or with other settings.
+    """
+    from harness.lmeval.benchmarks import differences
+
+    benchmarks = theirs.benchmarks(name)
+    if role == "target" and [b.name for b in benchmarks] != [name]:
         raise DataError(name, "is a group; name one of its tasks as a target, or hold it out")
-    for bench in found:
-        yield Benchmark(as_task(bench.name, bench.metric), role, bench.data, bench.n,
-                        bench.samples, bench)  # fmt: skip
+    for bench in benchmarks:
+        first = found.get(bench.name)
+        if first is None or first.lm_eval is None:
+            continue
+        if first.role != role:
+            raise DataError(name, f"{bench.name} is already {first.role}")
+        differ = differences(first.lm_eval, bench)
+        if differ:
+            raise DataError(
+                name,
+                f"its {bench.name} is not that of {named[bench.name]}, they differ in "
+                f"{', '.join(differ)}; a study has each task once: leave one of the names out",
+            )
+    return [
+        Benchmark(as_task(b.name, b.metric), role, b.data, b.n, b.samples, b) for b in benchmarks
+    ]
 
 
 def _signature(

@@ -173,9 +173,10 @@ def restore_samples(store: Store, plan: Plan) -> list[Failure]:
 def grade_cells(store: Store, plan: Plan) -> list[Failure]:
     """Has lm-eval grade the sealed cells of its tasks that are not graded yet; what could not be.
 
-    After the sweep, and on its own where only grades are missing: no model is needed.
+    After the sweep, and on its own where only grades are missing: no model is needed. A task that
+    cannot be graded is one failure, however many checkpoints answered it.
     """
-    failures = []
+    failures: dict[str, list[str]] = {}
     for cell in plan.cells:
         bench = plan.benchmarks[cell.task].lm_eval
         if bench is None or cell.kind or not store.is_sealed(cell.task, cell.id):
@@ -183,8 +184,11 @@ def grade_cells(store: Store, plan: Plan) -> list[Failure]:
         try:
             bench.grade_cell(store, cell.id)
         except DataError as error:
-            failures.append(Failure(cell.task, str(error)))
-    return failures
+            failures.setdefault(cell.task, []).append(str(error))
+    return [
+        Failure(task, first + (f" (other checkpoints alike: {len(more)})" if more else ""))
+        for task, (first, *more) in failures.items()
+    ]
 
 
 def training_costs(plan: Plan) -> dict[str, dict[str, float | None]]:

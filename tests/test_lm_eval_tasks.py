@@ -32,9 +32,9 @@ from harness.lmeval.settings import LmEvalSettings
 from harness.manifest import check_manifest
 from harness.report.tables import print_judgement
 from harness.report.view import View
-from harness.scoring.study import read_scores
+from harness.scoring.study import choosing_scores, read_scores
 from harness.storage.store import Store, folder_name
-from harness.types import HELD_OUT_MEAN, OWN_METRIC, Stage, StageKey
+from harness.types import HELD_OUT_MEAN, OWN_METRIC, Sample, Stage, StageKey
 from tests.lm_eval_tasks import run_lm_eval, write_tasks
 from tests.tiny_models import make_checkpoint
 
@@ -340,7 +340,7 @@ def test_options_after_one_prompt_are_one_request() -> None:
 
 def test_prompts_that_differ_are_requests_of_their_own_in_one_unit() -> None:
     asked = asking.ask(loaded(instance("a", " x"), instance("", " x", idx=1)))
-    assert [request.sample_id for request in asked.requests] == ["0.0", "0.1"]
+    assert [request.sample_id for request in asked.requests] == ["0", "0.1"]
     assert {sample.doc["unit"] for sample in asked.samples} == {"0"}
 
 
@@ -360,6 +360,12 @@ def test_pictures_stand_where_the_marks_are() -> None:
     assert (request.decoding.max_new_tokens, request.decoding.stop) == (7, ("\n",))
     assert request.images[0].sha256 == request.images[1].sha256
     assert request.images[0].decode().getpixel((0, 0)) == (10, 20, 30)
+
+
+def test_an_empty_stop_string_ends_an_answer_after_a_token() -> None:
+    settings = {"until": ["", "\n"], "max_gen_toks": 7}
+    (request,) = asking.ask(loaded(instance("q", settings, kind="generate_until"))).requests
+    assert (request.decoding.max_new_tokens, request.decoding.stop) == (1, ("\n",))
 
 
 def test_a_chat_keeps_its_turns() -> None:
@@ -415,11 +421,11 @@ def task_with(**metrics: Any) -> Any:
 
 def test_the_headline_is_the_first_mean_of_documents() -> None:
     task = task_with(perplexity=(corpus, False), f1=(corpus, True), acc=(mean, True))
-    assert headline("t", task, None, None).metric == "acc,first"
+    assert headline("t", task, [], None).metric == "acc,first"
 
 
 def test_a_metric_of_documents_with_another_sum_is_used_and_said() -> None:
-    chosen = headline("t", task_with(em=(corpus, True)), {"em,first": 1.0}, None)
+    chosen = headline("t", task_with(em=(corpus, True)), [{"em,first": 1.0}], None)
     assert chosen.metric == "em,first"
     assert chosen.note == "em is the mean of documents here; lm-eval sums it up by corpus"
 
@@ -427,18 +433,61 @@ def test_a_metric_of_documents_with_another_sum_is_used_and_said() -> None:
 def test_a_metric_of_the_whole_corpus_is_refused() -> None:
     task = task_with(bleu=(corpus, True))
     with pytest.raises(DataError, match=r"no score of single documents .* bleu \(corpus\)"):
-        headline("t", task, {"bleu,first": ("gold", "answer")}, None)
+        headline("t", task, [{"bleu,first": ("gold", "answer")}], None)
 
 
 def test_a_manifest_chooses_metric_and_filter() -> None:
     task = task_with(acc=(mean, True), acc_norm=(mean, True))
-    assert headline("t", task, None, "acc_norm").metric == "acc_norm,first"
-    assert headline("t", task, None, "acc,second").metric == "acc,second"
+    assert headline("t", task, [], "acc_norm").metric == "acc_norm,first"
+    assert headline("t", task, [], "acc,second").metric == "acc,second"
     with pytest.raises(DataError, match="no metric 'acc_nrm'; did you mean 'acc_norm'"):
-        headline("t", task, None, "acc_nrm")
+        headline("t", task, [], "acc_nrm")
+
+
+def test_only_a_metric_of_which_more_is_better_is_judged() -> None:
+    task = task_with(loss=(mean, False), acc=(mean, True), chars=(mean, True))
+    trial = [{"loss,first": 0.5, "acc,first": 0.0, "chars,first": 0.0}]
+    with pytest.raises(DataError) as error:
+        headline("t", task, trial, "loss")
+    assert str(error.value) == (
+        "suite.lm_eval.metric.t: loss is better when it is lower (`higher_is_better: false`); only "
+        "metrics from 0 to 1 of which more is better can be judged; choose from acc, chars"
+    )
+    with pytest.raises(DataError, match=r"choose from acc, chars$"):
+        headline("t", task, [], "loss,second")
+    with pytest.raises(
+        DataError, match=r"more is better, only: loss \(mean\) is better when it is l"
+    ):
+        headline("t", task_with(loss=(mean, False)), [{"loss,first": 0.5}], None)
+
+
+def test_a_metric_that_leaves_0_to_1_on_some_trial_is_refused() -> None:
+    task = task_with(chars=(mean, True), brier=(mean, True), acc=(mean, True), pct=(mean, True))
+    trials = [
+        {"chars,first": 0, "brier,first": (1, 0.5), "acc,first": 0.0, "pct,first": 0.0},
+        {"chars,first": 31, "brier,first": (1, 0.5), "acc,first": 1.0, "pct,first": float("nan")},
+    ]
+    assert headline("t", task, trials, None).metric == "acc,first"
+    for wanted, got in (("chars", "31"), ("brier", r"\(1, 0.5\)"), ("pct", "nan")):
+        with pytest.raises(
+            DataError, match=rf"^suite.lm_eval.metric.t: {wanted} is {got} for a tr"
+        ):
+            headline("t", task, trials, wanted)
 
 
 # --- lm-eval's own refusals --------------------------------------------------------------------
+
+
+# `picky` is a score for the answers that it is tried with, and for no other.
+ODD_CODE = """
+
+def process_odd(doc, results):
+    said = results[0]
+    shared = shared_letters(doc["answer"], said)
+    fine = said in ("", "42") or doc["answer"].endswith(said) or len(said) > 99
+    return {"length": len(said), "pair": (said, 1.0), "loss": 1 - shared, "shared": shared,
+            "picky": shared if fine else 7.0}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -449,8 +498,37 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     rolling = {**make, "task": "odd_rolling", "output_type": "loglikelihood_rolling"}
     rolling["metric_list"] = [{"metric": "word_perplexity"}]
     broken = {**make, "task": "odd_broken", "doc_to_text": "{{left.nothing.more}}"}
-    for task in (rolling, broken, {**make, "task": "odd_code", "unsafe_code": True}):
-        (tasks / f"{task['task']}.yaml").write_text(yaml.safe_dump(task))
+    write = yaml.safe_load((tasks / "tiny_generate.yaml").read_text().replace("!function ", ""))
+    measured = {**write, "task": "odd_metrics", "process_results": "!function code.process_odd"}
+    measured["metric_list"] = [
+        {"metric": name, "aggregation": "mean", "higher_is_better": name != "loss"}
+        for name in ("length", "pair", "loss", "shared", "picky")
+    ]
+    for task in (rolling, broken, {**make, "task": "odd_code", "unsafe_code": True}, measured):
+        text = yaml.safe_dump(task).replace(
+            "'!function code.process_odd'", "!function code.process_odd"
+        )
+        (tasks / f"{task['task']}.yaml").write_text(text)
+    (tasks / "code.py").write_text((tasks / "code.py").read_text() + ODD_CODE)
+    choice = yaml.safe_load((tasks / "tiny_choice.yaml").read_text())
+    stops = {"until": [""], "max_gen_toks": 5, "do_sample": False}
+    write["process_results"] = "!function code.process_text"
+    more = [
+        {**choice, "task": "odd_empty", "doc_to_choice": ["", "b", "c", "d"], "tag": []},
+        {**write, "task": "odd_until", "generation_kwargs": stops},
+        {"group": "odd_circle", "task": ["tiny_cloze", "odd_inner"]},
+        {"group": "odd_inner", "task": [{"group": "odd_inline", "task": ["odd_circle"]}]},
+        {"group": "odd_same", "task": ["tiny_inputs", "tiny_choice"]},
+        {"group": "odd_other", "task": ["tiny_inputs", {"task": "tiny_choice", "num_fewshot": 2}]},
+    ]
+    for task in more:
+        name = task.get("task") if "group" not in task else task["group"]
+        text = yaml.safe_dump(task).replace(
+            "'!function code.process_text'", "!function code.process_text"
+        )
+        (tasks / f"{name}.yaml").write_text(text)
+    make_checkpoint(folder / "base", "qwen2_5_vl", 1)
+    make_checkpoint(folder / "one", "qwen2_5_vl", 2)
     yield folder
 
 
@@ -461,16 +539,140 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         ("odd_rolling", "measures the perplexity of whole documents"),
         ("odd_broken", "lm_eval:odd_broken: lm-eval: UndefinedError"),
         ("odd_code", "set `suite.lm_eval.allow_code: true`"),
+        ("odd_circle", "the group contains itself: odd_circle > odd_inner > odd_circle; take the"),
+        (
+            "odd_empty",
+            "lm_eval:odd_empty: the first document of odd_empty has an empty option ('')",
+        ),
     ],
 )
 def test_a_task_that_cannot_be_asked_fails_alone(odd: Path, name: str, message: str) -> None:
-    make_checkpoint(odd / "base", "qwen2_5_vl", 1)
-    make_checkpoint(odd / "one", "qwen2_5_vl", 2)
     file = write_study(odd, [name, "tiny_cloze"])
     opened = study.open_study(file, study.Options(results=odd / "results"))
     assert list(opened.plan.benchmarks) == ["lm_eval:tiny_cloze"]
     (failure,) = opened.plan.failures
     assert message in failure.why
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        ("loss", "loss is better when it is lower"),
+        ("pair", "pair is ("),
+        ("length", "length is "),
+    ],
+)
+def test_a_metric_that_cannot_be_judged_is_refused_before_the_sweep(
+    odd: Path, metric: str, message: str
+) -> None:
+    file = write_study(odd, ["odd_metrics", "tiny_cloze"], metric={"odd_metrics": metric})
+    opened = study.open_study(file, study.Options(results=odd / "results"))
+    assert list(opened.plan.benchmarks) == ["lm_eval:tiny_cloze"]
+    (failure,) = opened.plan.failures
+    assert f"suite.lm_eval.metric.odd_metrics: {message}" in failure.why
+    assert "choose from shared, shared,whole, picky,whole" in failure.why
+
+
+@pytest.mark.slow
+def test_settings_of_tasks_that_the_study_lacks_are_refused(odd: Path) -> None:
+    more = {"num_fewshot": {"tiny_clozee": 2, "odd_same": 1}, "metric": {"other": "acc"}}
+    file = write_study(odd, ["odd_same", "tiny_cloze"], **more)
+    with pytest.raises(ManifestError) as error:
+        study.open_study(file, study.Options(results=odd / "results"))
+    assert str(error.value) == (
+        "suite.lm_eval: 2 problems\n"
+        "  num_fewshot.tiny_clozee: this study names no such task or group; did you mean "
+        "'tiny_cloze'?\n"
+        "  metric.other: this study names no such task or group; it has odd_same, tiny_choice, "
+        "tiny_cloze, tiny_inputs"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["acc", "acc_norm", "acc_mutual_info"])
+def test_the_option_that_is_shown_is_the_one_that_the_metric_takes(
+    place: Path, metric: str
+) -> None:
+    opened = score(write_study(place, ["tiny_mutual"], metric={"tiny_mutual": metric}))
+    scores = read_scores(opened.store.folder)
+    bench, texts = scores.benchmarks["lm_eval:tiny_mutual"], scores.texts
+    assert texts is not None
+    assert list(bench.sample_ids) == [str(i) for i in range(8)]
+    for j, key in enumerate(bench.columns):
+        right = [
+            texts.response(key, bench.benchmark, name) == texts.gold(bench.benchmark, name)
+            for name in bench.sample_ids
+        ]
+        assert right == bench.values[OWN_METRIC][:, j].astype(bool).tolist()
+
+
+@pytest.mark.parametrize(
+    ("metric", "best"),
+    [("acc,none", 0), ("acc_norm,none", 1), ("acc_bytes,none", 2), ("acc_mutual_info,none", 3)],
+)
+def test_each_metric_chooses_by_its_own_scores(metric: str, best: int) -> None:
+    sample = Sample(
+        "0", "q", ("A",), choices=(" a", " bbbb", " éé日日", " c"), doc={"delimiter": 1}
+    )
+    scores = choosing_scores(metric, sample, [-4.0, -4.4, -4.6, -5.0], [-1.0, -1.0, -1.0, -3.0])
+    assert int(np.argmax(scores)) == best
+
+
+@pytest.mark.slow
+def test_a_task_of_two_groups_is_one_benchmark_only_with_the_same_settings(odd: Path) -> None:
+    file = write_study(odd, ["odd_same", "tiny_tag"])
+    plan = study.open_study(file, study.Options(results=odd / "results")).plan
+    assert [name.removeprefix("lm_eval:") for name in plan.benchmarks] == [
+        "tiny_inputs", "tiny_choice", "tiny_mutual",
+    ]  # fmt: skip
+    assert not plan.failures
+    file = write_study(odd, ["tiny_choice", "odd_other"])
+    plan = study.open_study(file, study.Options(results=odd / "results")).plan
+    assert list(plan.benchmarks) == ["lm_eval:tiny_choice"]
+    (failure,) = plan.failures
+    assert failure.why.startswith(
+        "lm_eval:odd_other: its lm_eval:tiny_choice is not that of lm_eval:tiny_choice, they "
+        "differ in num_fewshot 0 and 2, what is asked"
+    )
+
+
+@pytest.mark.slow
+def test_an_empty_stop_string_is_that_of_lm_eval_itself(odd: Path) -> None:
+    opened = score(write_study(odd, ["odd_until"]))
+    theirs = run_lm_eval(odd / "base", odd / "tasks", ["odd_until"])["odd_until"]
+    ours = opened.store.predictions("lm_eval:odd_until", opened.plan.cells[0].id)
+    assert {str(row["doc_id"]): row["resps"][0][0] for row in theirs} == {
+        name: answer.text for name, answer in ours.items()
+    }
+
+
+@pytest.mark.slow
+def test_a_task_that_cannot_be_graded_is_missing_and_the_rest_is_judged(odd: Path) -> None:
+    file = write_study(odd, ["odd_metrics"])
+    (bench,) = study.open_study(
+        file, study.Options(results=odd / "results")
+    ).plan.benchmarks.values()
+    assert bench.task.metric == "shared,tail"
+    file = write_study(odd, ["odd_metrics", "tiny_cloze"], metric={"odd_metrics": "picky,whole"})
+    opened = study.open_study(file, study.Options(results=odd / "refused"))
+    for _ in range(2):  # scored again, it says the same
+        (failure,) = study.score(opened, Nobody()).failures
+        assert "picky,whole of document 0 is 7.0, expected a number from 0 to 1" in failure.why
+        assert "from shared,tail, shared,whole, or drop the task" in failure.why
+        assert failure.why.endswith("(other checkpoints alike: 1)")
+    scores = read_scores(opened.store.folder)
+    (note,) = (note for note in scores.notes if "odd_metrics" in note)
+    assert note.startswith("lm_eval:odd_metrics is missing: its answers could not be graded: picky")
+    assert "suite.lm_eval.metric" in note
+    deltas = judge(scores, JudgeOptions(scorer="strict")).deltas.set_index("benchmark")["delta_pp"]
+    assert np.isnan(deltas["lm_eval:odd_metrics"]).all()
+    assert np.isfinite(deltas["lm_eval:tiny_cloze"]).any()
+    place = ["own", "--results", str(odd / "refused")]
+    for words in (["compare"], ["gate", "--candidate", "llm"], ["drift"], ["results", "check"]):
+        done = CliRunner().invoke(app, [*words, *place], env={"COLUMNS": "300"})
+        assert "could not be graded: picky" in done.output or "not graded: picky" in done.output
+        assert done.exit_code in (0, 1, 3, 6), done.output
 
 
 def test_without_lm_eval_the_install_command_is_shown(

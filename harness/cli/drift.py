@@ -61,6 +61,7 @@ def study(
 
     from harness.analysis.drift import explain
     from harness.analysis.options import JudgeOptions
+    from harness.gate import missing_notes
     from harness.lmeval.settings import is_lm_eval
     from harness.record import read_record
     from harness.report.csv_files import csv_text, write_text
@@ -69,14 +70,15 @@ def study(
 
     folder = study_folder(study, results)
     options = JudgeOptions(scorer=scorer, level=level)
-    found = explain(read_scores(folder, traits=True), options)
+    scores = read_scores(folder, traits=True)
+    found = explain(scores, options)
     file = write_text(folder / "drift.csv", csv_text(found.table))
     # Other people's answers have no checkpoints here that could be read.
     record = read_record(folder)
-    notes = []
+    notes = missing_notes(scores)
     if record["kind"] == "scored":
         theirs = all(is_lm_eval(row["name"]) for row in record["benchmarks"])
-        notes = notes_of(found, options_left=not theirs)
+        notes += notes_of(found, options_left=not theirs)
     if json_:
         typer.echo(json.dumps(as_json(found, notes), indent=1, ensure_ascii=True))
         return

@@ -77,7 +77,8 @@ def ask(loaded: LoadedTask) -> Asked:
         try:
             bundles = _bundles(instances)
             for number, bundle in enumerate(bundles):
-                name = f"{document}" if len(bundles) == 1 else f"{document}.{number}"
+                # What is shown of a document is its first request, under the document's name.
+                name = f"{document}.{number}" if number else f"{document}"
                 request = _request(name, bundle)
                 asked.requests.append(request)
                 asked.samples.append(_sample(loaded.task, request, bundle))
@@ -214,7 +215,11 @@ def _decoding(given: Any) -> Decoding:
     other = sorted(key for key in settings if key not in (*IDLE, *TOKEN_LIMITS))
     if other:
         raise ValueError(f"asks for {', '.join(other)}, which changes greedy answers")
-    return Decoding(int(limits[0]) if limits else MAX_GEN_TOKS, stop)
+    most = int(limits[0]) if limits else MAX_GEN_TOKS
+    # lm-eval finds the empty string in whatever was said first, and cuts nothing there.
+    if "" in stop:
+        return Decoding(min(most, 1), tuple(filter(None, stop)))
+    return Decoding(most, stop)
 
 
 def _sample(task: Any, request: Request, bundle: Sequence[Any]) -> Sample:
@@ -224,6 +229,11 @@ def _sample(task: Any, request: Request, bundle: Sequence[Any]) -> Sample:
     lettered = len(request.choices) > 1 and isinstance(target, int) and 0 <= target < 26
     gold = ascii_uppercase[target] if lettered else str(target)
     unit = str(bundle[0].doc_id)
+    doc: dict[str, Any] = {"unit": unit}
+    doc["target"] = target if isinstance(target, int | str) else str(target)
+    delimiter = _delimiter(task, document, request.choices)
+    if delimiter is not None:
+        doc["delimiter"] = delimiter
     return Sample(
         id=request.sample_id,
         question="".join(MARK if isinstance(part, int) else part for part in request.parts),
@@ -232,5 +242,21 @@ def _sample(task: Any, request: Request, bundle: Sequence[Any]) -> Sample:
         group=request.images[0].sha256 if request.images else unit,
         answer_type="letter" if lettered else "phrase",
         chance=1 / len(request.choices) if lettered else 0.0,
-        doc={"unit": unit, "target": target if isinstance(target, int | str) else str(target)},
+        doc=doc,
     )
+
+
+def _delimiter(task: Any, document: Any, continuations: Sequence[str]) -> int | None:
+    """Letters before the text of each option, which lm-eval leaves out where it takes lengths.
+
+    None where the requests are not just a document's options, or where the task has metrics of its
+    own, of which nobody knows what they choose.
+    """
+    if getattr(task, "OUTPUT_TYPE", "") != "multiple_choice" or task.get_config("process_results"):
+        return None
+    options = [str(option) for option in task.doc_to_choice(document)]
+    if len(options) != len(continuations):
+        return None
+    if not all(map(str.endswith, continuations, options)):
+        return None
+    return len(continuations[0]) - len(options[0])

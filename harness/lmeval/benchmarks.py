@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.errors import DataError
+from harness.errors import DataError, ManifestError, Problem, did_you_mean
 from harness.lmeval import graded
 from harness.lmeval.asking import Asked, ask, responses
 from harness.lmeval.headline import as_number, headline, is_score
@@ -28,7 +28,7 @@ from harness.lmeval.library import (
     installed_version,
     quiet,
     scores_of,
-    trial_scores,
+    trials,
 )
 from harness.lmeval.settings import PREFIX, LmEvalSettings
 from harness.storage.store import Store
@@ -36,6 +36,10 @@ from harness.types import Prediction, Request, Sample
 
 # Files of an include path that are looked at; a folder with more is not one of task files.
 MOST_FILES = 20_000
+# Counts up when other tasks or metrics are refused than before, so that nothing old is remembered.
+RULES = 2
+SHOWN_NAMES = 12
+DROP = "drop the task"
 
 
 class Recall(Protocol):
@@ -71,10 +75,22 @@ class LmEvalBenchmark:
         return self.load()[1].requests
 
     def grade_cell(self, store: Store, cell: str) -> None:
-        """Keeps the grades of a sealed cell, unless they are there. Raises DataError."""
-        if not graded.is_current(store, self.name, cell, self.grading):
+        """Keeps the grades of a sealed cell, unless they are there.
+
+        Raises DataError, and keeps what it says, where they cannot be made.
+        """
+        if graded.is_current(store, self.name, cell, self.grading):
+            return
+        try:
             grades = self.grade(store.predictions(self.name, cell))
-            graded.write(store, self.name, cell, grades, self.grading)
+        except DataError as error:
+            why = str(error).removeprefix(f"{self.name}: ")
+            if DROP not in why:
+                why += f"; {DROP}, or choose another metric with `suite.lm_eval.metric`"
+            grades = graded.Grades((), {}, why)
+        graded.write(store, self.name, cell, grades, self.grading)
+        if grades.refused:
+            raise DataError(self.name, grades.refused)
 
     def grade(self, answers: Mapping[str, Prediction]) -> graded.Grades:
         """What lm-eval's filters and metrics make of a checkpoint's answers.
@@ -93,22 +109,46 @@ class LmEvalBenchmark:
                     values.setdefault(metric, {})[str(document)] = number
             # A metric may say nothing of a document; what it says must be a score.
             if self.metric in scores and not is_score(scores[self.metric]):
-                self._refuse(document, scores)
+                self._refuse(document, found)
         if found and self.metric not in values:
-            self._refuse(*next(iter(found.items())))
+            self._refuse(next(iter(found)), found)
         values.setdefault(self.metric, {})
         return graded.Grades(tuple(values), values)
 
-    def _refuse(self, document: object, scores: Mapping[str, Any]) -> None:
-        usable = [metric for metric, value in scores.items() if is_score(value)]
+    def _refuse(self, document: Any, found: Mapping[Any, Mapping[str, Any]]) -> None:
+        """`found`: document -> `metric,filter` -> value; what is proposed is a score in all."""
+        scores, loaded = found[document], self.load()[0]
+        up = loaded.task.higher_is_better()
+        seen = [*found.values(), *trials(loaded)]
+        usable = [
+            metric
+            for metric in scores
+            if all(is_score(each[metric]) for each in seen if metric in each)
+            and up.get(metric.split(",")[0]) is not False
+        ]
         got = repr(scores.get(self.metric))[:80]
         task = self.name.removeprefix(PREFIX)
-        cure = f"; choose with `suite.lm_eval.metric: {{{task}: METRIC}}` from {', '.join(usable)}"
+        names = ", ".join(usable)
+        cure = f"; choose with `suite.lm_eval.metric: {{{task}: METRIC}}` from {names}, or {DROP}"
         raise DataError(
             self.name,
             f"{self.metric} of document {document} is {got}, expected a number from 0 to 1"
-            + (cure if usable else "; it has no score of single documents"),
+            + (cure if usable else f"; it has no other score of single documents: {DROP}"),
         )
+
+
+def differences(one: LmEvalBenchmark, other: LmEvalBenchmark) -> list[str]:
+    """In what two definitions of a task differ; nothing where they are the same benchmark."""
+    found = [
+        f"{key} {one.signature.get(key)} and {other.signature.get(key)}"
+        for key in one.signature
+        if one.signature.get(key) != other.signature.get(key)
+    ]
+    if one.data != other.data:
+        found.append("what is asked")
+    if (one.metric, one.grading) != (other.metric, other.grading):
+        found.append("the settings that grade it")
+    return found
 
 
 class LmEvalTasks:
@@ -120,7 +160,9 @@ class LmEvalTasks:
         self._base = base
         self._memory = memory
         self._library = Library(settings, base)
-        self._asked: dict[str, Asked] = {}
+        self._asked: dict[tuple[str, str], Asked] = {}
+        self._names: set[str] = set()
+        self._all_known = True
 
     def benchmarks(self, name: str) -> list[LmEvalBenchmark]:
         """The benchmark of that name, or one for each task of a group. Raises DataError."""
@@ -131,17 +173,44 @@ class LmEvalTasks:
             self._settings.model_dump(mode="json"),
             self._limit,
             [_stamps(folder) for folder in folders],
+            RULES,
         ]
         key = f"{self._base}:{asked}:{json.dumps(common[1:3], sort_keys=True)}"
+        self._names.add(asked)
+        self._all_known, before = False, self._all_known
         known = self._memory.recall(f"lm_eval members:{key}", common, lambda: self._members(asked))
+        self._all_known = before
         found = []
-        for task, files in json.loads(known):
+        members = json.loads(known)
+        self._names.update(task for task, _ in members)
+        for task, files in members:
             stamps = [common, [_stamps(Path(file)) for file in files]]
             compute = partial(self._facts, task, asked)
             facts = self._memory.recall(f"lm_eval task:{task}:{key}", stamps, compute)
             load = self._loader(task, asked)
             found.append(LmEvalBenchmark(f"{PREFIX}{task}", load=load, **json.loads(facts)))
         return found
+
+    def check_keys(self) -> None:
+        """Raises ManifestError for settings of tasks that the study does not have.
+
+        After all benchmarks were asked for. Where a name could not be resolved, which fails
+        anyway, it is not known which tasks the study has.
+        """
+        problems = []
+        shots = self._settings.num_fewshot
+        for setting, by_task in (
+            ("num_fewshot", shots if isinstance(shots, dict) else {}),
+            ("metric", self._settings.metric),
+        ):
+            for key in by_task if self._all_known else ():
+                if key not in self._names:
+                    near = did_you_mean(key, sorted(self._names))
+                    names = ", ".join(sorted(self._names)[:SHOWN_NAMES])
+                    text = f"this study names no such task or group{near or f'; it has {names}'}"
+                    problems.append(Problem(f"{setting}.{key}", text))
+        if problems:
+            raise ManifestError("suite.lm_eval", problems)
 
     def _members(self, asked: str) -> str:
         """JSON: [task, its local data files] of each task that a name stands for."""
@@ -152,10 +221,10 @@ class LmEvalTasks:
     def _loader(self, name: str, asked: str) -> Callable[[], tuple[LoadedTask, Asked]]:
         def load() -> tuple[LoadedTask, Asked]:
             loaded = self._library.task(name, asked, self._limit)
-            if name not in self._asked:
+            if (name, asked) not in self._asked:
                 with quiet(name):
-                    self._asked[name] = ask(loaded)
-            return loaded, self._asked[name]
+                    self._asked[name, asked] = ask(loaded)
+            return loaded, self._asked[name, asked]
 
         return load
 
@@ -164,9 +233,9 @@ class LmEvalTasks:
         loaded, questions = self._loader(name, asked)()
         settings, task = self._settings, loaded.task
         wanted = settings.metric.get(name, settings.metric.get(asked))
-        trial = trial_scores(loaded)
+        tried = trials(loaded)
         with quiet(name):
-            chosen = headline(name, task, trial, wanted)
+            chosen = headline(name, task, tried, wanted)
             grading = _grading_digest(loaded, questions)
         generated = [r.decoding for r in questions.requests if not r.choices]
         first = generated[0] if generated else None

@@ -2,7 +2,8 @@
 
 One Parquet file per cell in `graded/<benchmark>/`, so that a study is judged without lm-eval. A
 file counts only for the very answers it was made of and for the task as it was defined then;
-otherwise `forgeteval score` grades again, without a model.
+otherwise `forgeteval score` grades again, without a model. A cell that lm-eval cannot grade has
+a file too, which says why: the rest of the study is judged without it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class Grades:
     """`metric,filter` as lm-eval writes it."""
     values: Mapping[str, Mapping[str, float]]
     """metric -> unit (a document) -> value; absent = the metric has none for it."""
+    refused: str = ""
+    """Why the cell could not be graded, and the cure; then there are no values."""
 
 
 def file_of(store: Store, task: str, cell: str) -> Path:
@@ -45,15 +48,20 @@ def write(store: Store, task: str, cell: str, grades: Grades, grading: str) -> N
     schema = pa.schema([(UNIT, pa.string()), *((m, pa.float64()) for m in grades.metrics)])
     of = store.read_cell(task, cell)[1]["digest"]
     table = pa.Table.from_pydict(columns, schema)
-    write_table(file_of(store, task, cell), table, {"of": of, "grading": grading})
+    metadata = {"of": of, "grading": grading}
+    if grades.refused:
+        metadata["refused"] = grades.refused
+    write_table(file_of(store, task, cell), table, metadata)
 
 
 def is_current(store: Store, task: str, cell: str, grading: str) -> bool:
     """Whether the cell's grades are there, of its answers and of this task definition.
 
-    Quick: no row is read.
+    Quick: no row is read. What was refused is tried again: a package may be there by now.
     """
     grades = read_metadata(file_of(store, task, cell))
+    if "refused" in grades:
+        return False
     of = read_metadata(store.cell_file(task, cell)).get("digest")
     return bool(grades) and (grades.get("of"), grades.get("grading")) == (of, grading)
 
@@ -76,4 +84,4 @@ def read(store: Store, task: str, cell: str, grading: str) -> Grades:
     values = {
         name: {row[UNIT]: row[name] for row in rows if row[name] is not None} for name in names[1:]
     }
-    return Grades(tuple(names[1:]), values)
+    return Grades(tuple(names[1:]), values, str(metadata.get("refused", "")))

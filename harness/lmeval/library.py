@@ -13,6 +13,7 @@ import io
 import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,6 +28,9 @@ from harness.lmeval.settings import PREFIX, LmEvalSettings
 PYTHON_SEED, NUMPY_SEED = 0, 1234
 # Kinds of index entries that are tasks; groups and tags are the others.
 LEAVES = ("TASK", "PY_TASK")
+# Documents that metrics are tried on before a model runs, spread over the task.
+TRIAL_DOCUMENTS = 8
+LONG_ANSWER = "The answer is 42, and more can be said of it.\n" * 40
 INSTALL = "pip install 'forgeteval[lm-eval]'"
 
 
@@ -105,6 +109,13 @@ class Library:
         """All tasks that a name stands for, by name; their data are read."""
         if asked not in self._loaded:
             manager = self._knowing(asked)
+            round_trip = _circle(manager.task_index, (asked,))
+            if round_trip:
+                raise DataError(
+                    PREFIX + asked,
+                    f"the group contains itself: {' > '.join(round_trip)}; take the last out of "
+                    "the group's `task:` list",
+                )
             with quiet(asked), _seeded():
                 self._loaded[asked] = manager.load([asked])["tasks"]
         return self._loaded[asked]
@@ -152,6 +163,36 @@ class Library:
         return LoadedTask(name, task, file.parent if file else None)
 
 
+def _circle(index: Mapping[str, Any], path: tuple[str, ...]) -> tuple[str, ...]:
+    """The groups on the way from the first of `path` back to one of it; () where none leads back.
+
+    lm-eval itself follows such groups until Python stops it.
+    """
+    entry = index.get(path[-1])
+    config = getattr(entry, "cfg", None) or {}
+    pending = [config.get("task")] if entry and entry.kind.name == "GROUP" else []
+    for member in _flat(pending):
+        if isinstance(member, str) and member in path:
+            return (*path, member)
+        if isinstance(member, str):
+            found = _circle(index, (*path, member))
+            if found:
+                return found
+    return ()
+
+
+def _flat(members: Sequence[Any]) -> Iterator[Any]:
+    """Names of a group's members, those of groups that are written inside it too."""
+    for member in members:
+        if isinstance(member, Mapping):
+            yield member.get("group")
+            member = member.get("task")
+        if isinstance(member, list):
+            yield from _flat(member)
+        else:
+            yield member
+
+
 def _refuse(name: str, task: Any, settings: LmEvalSettings) -> None:
     """Raises DataError for tasks that cannot be asked sample by sample, greedily and safely."""
     if task.OUTPUT_TYPE == "loglikelihood_rolling":
@@ -188,24 +229,52 @@ def _chat(history: Sequence[Mapping[str, str]], add_generation_prompt: bool = Tr
     return chat
 
 
-def trial_scores(loaded: LoadedTask) -> dict[str, Any] | None:
-    """What the metrics of the first document are for an empty answer; None if they refuse it.
+def trials(loaded: LoadedTask) -> list[dict[str, Any]]:
+    """What the metrics of some documents are for trial answers; those they refuse are left out.
 
-    Tells before any model runs which metrics have a value for a single document.
+    Tells before any model runs which metrics have a value from 0 to 1 for a single document. One
+    that is 0 for nothing said may grow with the answer, hence the gold answer and a long one.
     """
-    from copy import copy
+    documents: dict[Any, list[Any]] = {}
+    for instance in loaded.instances:
+        documents.setdefault(instance.doc_id, []).append(instance)
+    names = list(documents)
+    last = min(TRIAL_DOCUMENTS, len(names)) - 1
+    found = []
+    for name in [names[i * (len(names) - 1) // max(1, last)] for i in range(last + 1)]:
+        for attempt in range(3):
+            try:
+                with quiet(loaded.name), _seeded():
+                    tried = _answered(loaded.task, documents[name], attempt)
+                    found.append(scores_of(loaded.task, tried)[name])
+            except DataError:
+                continue
+    return found
 
-    first = loaded.instances[0].doc_id
-    tried = [copy(instance) for instance in loaded.instances if instance.doc_id == first]
-    for instance in tried:
-        compared = instance.request_type == "loglikelihood"
-        instance.resps = [(-1.0, False) if compared else ""] * (instance.repeats or 1)
+
+def _answered(task: Any, instances: Sequence[Any], attempt: int) -> list[Any]:
+    """A document's requests with trial answers: nothing or all alike, the gold or the first, ..."""
+    tried = [copy(instance) for instance in instances]
+    n = len(tried)
+    for i, instance in enumerate(tried):
+        response: Any
+        if instance.request_type == "loglikelihood":
+            response = ((-1.0, False), (-1.0 - i, i == 0), (-100.0 * (n - i), False))[attempt]
+        else:
+            response = ("", _gold(task, instance.doc) if attempt == 1 else "", LONG_ANSWER)[attempt]
+        instance.resps = [response] * (instance.repeats or 1)
         instance.filtered_resps = {}
-    try:
-        with quiet(loaded.name):
-            return scores_of(loaded.task, tried)[first]
-    except DataError:
-        return None
+    return tried
+
+
+def _gold(task: Any, document: Any) -> str:
+    """A document's gold answer in words."""
+    target = task.doc_to_target(document)
+    if isinstance(target, list) and target:
+        target = target[0]
+    if isinstance(target, int) and task.get_config("doc_to_choice") is not None:
+        target = task.doc_to_choice(document)[target]
+    return str(target)
 
 
 def scores_of(task: Any, instances: list[Any]) -> dict[Any, dict[str, Any]]:
@@ -243,8 +312,29 @@ def quiet(name: str) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:  # the boundary: a task is somebody else's program
-        text = first_line(error)
-        raise DataError(PREFIX + name, f"lm-eval: {type(error).__name__}: {text}") from error
+        text = f"lm-eval: {type(error).__name__}: {first_line(error)}"
+        holder = _with_an_empty_option(error)
+        if holder is not None:
+            text = (
+                f"the first document of {holder or name} has an empty option (''), which lm-eval "
+                "cannot load; give each option of `doc_to_choice` a text, or let another document "
+                "be the first"
+            )
+        raise DataError(PREFIX + name, text) from error
+
+
+def _with_an_empty_option(error: Exception) -> str | None:
+    """The task of which lm-eval looked at the first letter of an option that has none, if so.
+
+    A group's members are loaded together, so which one it was is read where it happened.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    seen = trace.tb_frame.f_locals if trace is not None else {}
+    if not isinstance(error, IndexError) or "check_choices" not in seen or seen.get("choice"):
+        return None
+    return str(getattr(getattr(seen.get("self"), "config", None), "task", None) or "")
 
 
 @contextlib.contextmanager

@@ -60,6 +60,7 @@ def read_scores(
     columns = tuple(stage.key for stage in stages)
     benchmarks = {}
     again = []
+    notes = []
     for row in record["benchmarks"]:
         name = row["name"]
         task = _task(record, row)
@@ -72,6 +73,7 @@ def read_scores(
                 for cell, answer in zip(cells, answers, strict=True)
             ]
             bench = lm_eval_benchmark(task, row["role"], samples, columns, answers, grades)
+            notes += refusals(name, stages, grades)
         else:
             bench = grade_benchmark(task, row["role"], samples, columns, answers, scorers)
         if traits:
@@ -90,6 +92,7 @@ def read_scores(
         texts=StoredTexts(store, record),
         notes=(
             *((noise_floor(again),) if again else ()),
+            *notes,
             *(f"{row['name']}: {row['note']}" for row in record["benchmarks"] if row.get("note")),
         ),
         costs={name: TrainingCost(**cost) for name, cost in record.get("costs", {}).items()},
@@ -132,6 +135,16 @@ def _task(record: Mapping[str, Any], row: Mapping[str, Any]) -> Task:
     return registry.inline_task(name, registry.InlineTask(**inline)) if inline else (
         registry.task(name)
     )  # fmt: skip
+
+
+def refusals(name: str, stages: Sequence[Stage], grades: Sequence[Grades | None]) -> list[str]:
+    """One note for a benchmark of lm-eval's whose answers it could not grade, and the cure."""
+    why = [(s, g.refused) for s, g in zip(stages, grades, strict=True) if g and g.refused]
+    if not why:
+        return []
+    where = "" if len(why) == len(stages) else f" at {', '.join(s.name for s, _ in why[:3])}"
+    where += ", ..." if where and len(why) > 3 else ""
+    return [f"{name} is missing{where}: its answers could not be graded: {why[0][1]}"]
 
 
 def noise_floor(pairs: Sequence[tuple[Sequence[str | None], Sequence[str | None]]]) -> str:
@@ -221,7 +234,7 @@ def lm_eval_benchmark(
     values = np.full(shape, np.nan)
     status = np.full(shape, MISSING, np.uint8)
     for j, (answer, grade) in enumerate(zip(answers, grades, strict=True)):
-        if answer is None or grade is None:
+        if answer is None or grade is None or grade.refused:
             continue
         known = grade.values.get(task.metric, {})
         values[:, j] = [known.get(sample.doc["unit"], np.nan) for sample in samples]
@@ -367,6 +380,7 @@ class StoredTexts:
     def __init__(self, store: Store, record: Mapping[str, Any]):
         self._store = store
         self._data = {row["name"]: row["data"] for row in record["benchmarks"]}
+        self._metrics = {row["name"]: row.get("metric", "") for row in record["benchmarks"]}
         self._cells = {_stage(row).key: row["cells"] for row in record["stages"]}
         self._samples: dict[str, dict[str, Sample]] = {}
         self._texts: dict[tuple[str, str], dict[str, str]] = {}
@@ -389,21 +403,51 @@ class StoredTexts:
             table = self._store.read_cell(benchmark, cell)[0].select(
                 ["sample_id", "text", "choice_scores"]
             )
+            rows = {row["sample_id"]: row for row in table.to_pylist()}
             self._texts[benchmark, cell] = {
-                row["sample_id"]: chosen(
-                    row["text"],
-                    row["choice_scores"],
-                    _continuations(benchmark, self._sample(benchmark, row["sample_id"])),
-                )
-                for row in table.to_pylist()
+                name: self._said(benchmark, name, rows) for name in rows
             }
         return self._texts[benchmark, cell][sample_id]
+
+    def _said(self, benchmark: str, name: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
+        """One answer; of options the one that the benchmark's metric takes."""
+        row, sample = rows[name], self._sample(benchmark, name)
+        scores = row["choice_scores"]
+        if scores and is_lm_eval(benchmark):
+            # lm-eval asks for the options without the question after those with it.
+            alone = rows.get(f"{name}.1", {}).get("choice_scores")
+            scores = choosing_scores(self._metrics[benchmark], sample, scores, alone)
+        return chosen(row["text"], scores, _continuations(benchmark, sample))
 
 
 def _stage(row: Mapping[str, Any]) -> Stage:
     return Stage(
         StageKey(row["strategy"], row["run"], row["stage"]), row["name"], row["trained_on"]
     )
+
+
+def choosing_scores(
+    metric: str, sample: Sample, scores: Sequence[float], alone: Sequence[float] | None
+) -> Sequence[float]:
+    """Scores of options of which the largest is the one that a metric of lm-eval's chooses.
+
+    `alone`: of the same options without the question, where they were asked for.
+    """
+    name, skip = metric.partition(",")[0], sample.doc.get("delimiter")
+    if not isinstance(skip, int) or len(sample.choices) != len(scores):
+        return scores
+    options = [choice[skip:] for choice in sample.choices]
+    if name == "acc_norm":
+        return _per_length(scores, [len(option) for option in options])
+    if name == "acc_bytes":
+        return _per_length(scores, [len(option.encode()) for option in options])
+    if name == "acc_mutual_info" and alone and len(alone) == len(scores):
+        return [score - other for score, other in zip(scores, alone, strict=True)]
+    return scores
+
+
+def _per_length(scores: Sequence[float], lengths: Sequence[int]) -> list[float]:
+    return [s / n if n else -np.inf for s, n in zip(scores, lengths, strict=True)]
 
 
 def _continuations(task: str, sample: Sample) -> Sequence[str]:
