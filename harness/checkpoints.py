@@ -72,6 +72,17 @@ class TensorEntry:
         return math.prod(self.shape)
 
 
+def printable(name: str) -> str:
+    """A stranger's name as one line of text that does nothing to a terminal.
+
+    >>> printable("a\\x1b[2J")
+    'a\\\\x1b[2J'
+    """
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name
+    )
+
+
 def is_adapter(folder: Path) -> bool:
     """Whether the folder holds a peft adapter instead of a whole model."""
     return (folder / "adapter_config.json").is_file()
