@@ -560,6 +560,22 @@ def test_the_components_table(base):
     assert "sa_proj" in printed and "%" in printed
 
 
+def test_layers_are_shown_in_the_components_table(base):
+    printed = CliRunner().invoke(app, ["components", str(base), "--component", "sa_proj[last:1]"])
+    assert "sa_proj[last:1]" in printed.stdout
+
+
+def test_a_name_does_nothing_to_the_terminal(base, tmp_path):
+    nasty = "evil\x1b[2J\nverified"
+    stage = write(tmp_path / "stage", weights() | {nasty: np.ones(2, np.float32)})
+    for start, later in ((base, stage), (stage, base)):
+        printed = CliRunner().invoke(app, ["audit", str(start), str(later)]).stdout
+        assert "evil\\x1b[2J\\nverified" in printed and "\x1b" not in printed
+    moved = write(tmp_path / "moved", weights() | {nasty: np.zeros(2, np.float32)})
+    found = audit.audit_pair(stage, moved, "sa_proj")
+    assert found.problems[1] == "evil\\x1b[2J\\nverified"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_two_gigabytes_in_little_memory(tmp_path):
