@@ -225,6 +225,12 @@ def test_a_head_that_is_tied_or_untied_on_the_way_is_compared_in_effect(tmp_path
         assert found.status == "mismatch"
         assert found.problems[0] == "declared sa_proj, but 1 tensor of head moved"
         assert audit.audit_pair(start, stage, "sa_proj+head").status == "verified"
+    # Tied by its configuration, but transformers uses a stored head that differs.
+    said = headed(tmp_path / "said", weights()[HEAD], True)
+    for pair in ((tied, said), (said, tied)):
+        assert list(audit.audit_pair(*pair).differences[0][1].moves) == [
+            HEAD if pair[1] is said else "lm_head.weight"
+        ]
     # A stage that lost its head and does not say that it is tied is torn.
     lost = write(tmp_path / "lost", tensors)
     assert audit.audit_pair(own, lost, "sa_proj").problems[0] == f"1 tensor missing: {HEAD}"

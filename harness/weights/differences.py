@@ -113,8 +113,7 @@ def difference(
             str(later), f"is a whole model and {earlier.name} an adapter; compare it with a model"
         )
     before, after = _Tensors.of(earlier), _Tensors.of(later)
-    head = _tied_head(before, after)
-    tied = head is not None or bool(after.tied and before.tied is not False)
+    tied, head = _tied_head(before, after)
     missing = [e.name for path, e in before.items() if path not in after and not _head(path, tied)]
     added = [e.name for path, e in after.items() if path not in before and not _head(path, tied)]
     pairs = [(before[path], after[path]) for path in before if path in after]
@@ -180,19 +179,31 @@ class _Tensors:
             return own
         return replace(self.by_path[_EMBEDDINGS], name=_HEAD)
 
+    def repeats_embeddings(self) -> bool:
+        """Whether the stored head is the embeddings once more."""
+        one, other = self.by_path.get(_EMBEDDINGS), self.by_path.get(_HEAD)
+        if one is None or other is None or (one.shape, one.dtype) != (other.shape, other.dtype):
+            return False
+        return not measure([(one, other)], [])[0]
 
-def _tied_head(before: _Tensors, after: _Tensors) -> Pair | None:
-    """The heads in effect, where one model has one of its own and the other uses its embeddings.
 
-    Where both tie it, it is no tensor of its own, stored or not. A start that stores none and says
-    nothing ties it: what else would it use? A stage must say so, or it lost its head.
+def _tied_head(before: _Tensors, after: _Tensors) -> tuple[bool, Pair | None]:
+    """Of a head that one of both stores: whether the other's is known, and what to compare.
+
+    Where both tie it, a stored one is no tensor of its own, unless it is another than the
+    embeddings: transformers then uses it, whatever the configuration says. A start that stores none
+    and says nothing ties it: what else would it use? A stage must say so, or it lost its head.
     """
-    if before.tied == after.tied or (_HEAD in before) == (_HEAD in after):
-        return None
-    if after.tied and _HEAD in after:
-        return None
+    silent_or_apart = before.tied == after.tied and not before.tied
+    if silent_or_apart or (_HEAD in before) == (_HEAD in after):
+        return False, None
     one, other = before.head(before.tied is not False), after.head(after.tied is True)
-    return None if one is None or other is None else (one, other)
+    if one is None or other is None:
+        return False, None
+    holder = before if _HEAD in before else after
+    if holder.tied is not False and holder.repeats_embeddings():
+        return True, None
+    return True, (one, other)
 
 
 def ties_embeddings(folder: Path) -> bool:
