@@ -102,7 +102,8 @@ def weight_files(folder: Path) -> list[Path]:
             return [folder]
         raise CheckpointError(str(folder), "is neither a folder nor a safetensors file")
     if not folder.is_dir():
-        raise CheckpointError(str(folder), "no such checkpoint folder")
+        why = _not_regular(folder) if os.path.lexists(folder) else ""
+        raise CheckpointError(str(folder), why or "no such checkpoint folder")
     index = folder / "model.safetensors.index.json"
     if is_adapter(folder):
         files = [folder / "adapter_model.safetensors"]
@@ -165,6 +166,8 @@ def tensor_index(folder: Path) -> dict[str, TensorEntry]:
                 entries[entry.name] = entry
         except CheckpointError as error:
             problems.extend(error.problems)
+        except OSError as error:
+            problems.append(Problem(file.name, f"cannot be read: {error.strerror}"))
     index = folder / "model.safetensors.index.json"
     if index.is_file() and not problems and not is_adapter(folder):
         problems.extend(_against_index(_weight_map(index), entries))

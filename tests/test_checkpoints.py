@@ -224,8 +224,10 @@ def test_only_regular_files_are_opened(model: Path, kind: str, name: str):
     assert name in text and "put the file itself there" in text
     assert {"folder": "a folder", "pipe": "a pipe"}.get(kind, "leads nowhere") in text
     if name == "model.safetensors":
-        result = CliRunner().invoke(app, ["components", str(model)])
-        assert isinstance(result.exception, CheckpointError)
+        for path in (model, *([] if kind == "folder" else [file])):
+            result = CliRunner().invoke(app, ["components", str(path)])
+            assert isinstance(result.exception, CheckpointError)
+            assert "put the file itself there" in str(result.exception)
 
 
 def test_an_index_without_tensors_is_said(model: Path):
