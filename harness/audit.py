@@ -16,14 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness import components
+from harness.checkpoints import printable
 from harness.errors import UserError
-from harness.weights.differences import Difference, difference
+from harness.weights.differences import Difference, UnreadableAdapter, difference
 from harness.weights.moves import Move
 
 if TYPE_CHECKING:  # two folders are compared without a manifest, in half the time to start
     from harness.manifest import Manifest, StageSpec
 
-Status = Literal["verified", "mismatch", "broken", "identical", "undeclared", "interpolated"]
+Status = Literal[
+    "verified", "mismatch", "broken", "unreadable", "identical", "undeclared", "interpolated"
+]
 # Layers and tensors named in tables; everything is in the JSON.
 SHOWN = 3
 # The LLaVA repository trains its learned row separator with the language model.
@@ -45,7 +48,7 @@ class Audited:
     """Component expression; None = the manifest says nothing."""
     status: Status
     problems: tuple[str, ...]
-    """Why the status is `mismatch` or `broken`; one line each."""
+    """Why the status is `mismatch`, `broken` or `unreadable`; one line each."""
     differences: tuple[tuple[str, Difference], ...] = ()
     """("base" or "previous", difference)."""
 
@@ -54,7 +57,7 @@ class Audited:
         """Whether nothing speaks against the stage being what it is said to be."""
         if self.declared is not None and self.status == "identical":
             return False
-        return self.status not in ("mismatch", "broken")
+        return self.status not in ("mismatch", "broken", "unreadable")
 
     @property
     def moved(self) -> tuple[str, ...]:
@@ -103,7 +106,10 @@ def audit_pair(
     """Compare two checkpoint folders. Raises CheckpointError, ComponentError."""
     if declared is not None:
         components.parse(declared)
-    found = _compare(later.name, earlier, later, report)
+    try:
+        found = _compare(later.name, earlier, later, report)
+    except UnreadableAdapter as error:
+        return Audited("", "0", 1, later.name, declared, "unreadable", (str(error),))
     status, problems = judge(declared, [found])
     return Audited("", "0", 1, later.name, declared, status, problems, (("base", found),))
 
@@ -135,8 +141,10 @@ def audit_study(
         previous = later
         label = f"{key.strategy}@{key.stage}"
         try:
-            found = [(what, _compare(label, start, later, report)) for what, start in against]
+            found = [(what, _compare(label, start, later, report, base)) for what, start in against]
             yield Audited(*head, *judge(declared, [d for _, d in found]), tuple(found))
+        except UnreadableAdapter as error:
+            yield Audited(*head, "unreadable", (str(error),))
         except UserError as error:
             yield Audited(*head, "broken", (str(error),))
 
@@ -160,7 +168,7 @@ def judge(
     if stray:
         named = sorted({components.component_of(name) for name in stray})
         head = f"declared {declared}, but {_tensors(len(stray))} of {', '.join(named)} moved"
-        return "mismatch", (head, *sorted(stray))
+        return "mismatch", (head, *map(printable, sorted(stray)))
     if any(found.identical for found in differences[-1:]):
         return "identical", ()
     if declared is None:
@@ -239,7 +247,9 @@ def record(audited: Sequence[Audited]) -> dict[str, Any]:
                 "stage": stage.stage,
                 "name": stage.name,
                 "declared": stage.declared,
-                "status": stage.status,
+                # Readers of this file know four words for a declared stage and pass over others.
+                "status": "broken" if stage.status == "unreadable" else stage.status,
+                "unreadable": stage.status == "unreadable",
                 "moved": list(stage.moved),
                 "problems": list(stage.problems),
                 "unmoved": list(stage.unmoved),
@@ -254,10 +264,12 @@ def _folder(spec: StageSpec, folder: Path) -> Path | None:
     return None if spec.path is None else (folder / spec.path).absolute()
 
 
-def _compare(label: str, earlier: Path, later: Path, report: Report | None) -> Difference:
+def _compare(
+    label: str, earlier: Path, later: Path, report: Report | None, base: Path | None = None
+) -> Difference:
     if report is None:
-        return difference(earlier, later)
-    return difference(earlier, later, lambda done, total: report(label, done, total))
+        return difference(earlier, later, base=base)
+    return difference(earlier, later, lambda done, total: report(label, done, total), base=base)
 
 
 def _allowed(declared: str, tensors: Set[str]) -> set[str]:
@@ -287,15 +299,17 @@ def _structure(found: Difference) -> Iterator[str]:
     ):
         if names:
             yield f"{_tensors(len(names))} {what}: {_some(names)}"
+    for one, other in found.doubled:
+        yield f"two names for one tensor: {printable(one)} and {printable(other)}; keep one of them"
     for what, named in (("shape", found.reshaped), ("type", found.retyped)):
         if named:
             name, change = next(iter(named.items()))
-            yield f"{_tensors(len(named))} of other {what}: {name} is {change}"
+            yield f"{_tensors(len(named))} of other {what}: {printable(name)} is {change}"
 
 
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{', '.join(names[:SHOWN])}{more}"
+    return f"{', '.join(map(printable, names[:SHOWN]))}{more}"
 
 
 def _tensors(count: int) -> str:
@@ -340,6 +354,7 @@ def _difference_record(found: Difference) -> dict[str, Any]:
         "reshaped": dict(found.reshaped or {}),
         "retyped": dict(found.retyped or {}),
         "not_finite": list(found.not_finite),
+        "doubled": [list(pair) for pair in found.doubled],
     }
 
 

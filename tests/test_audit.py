@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -192,11 +193,57 @@ def test_nan_in_both_is_still_said(tmp_path):
     assert found.status == "broken"
 
 
-def test_a_tied_head_may_be_left_out(base, tmp_path):
-    tensors = weights()
-    del tensors["language_model.lm_head.weight"]
-    stage = write(tmp_path / "stage", tensors, text_config={"tie_word_embeddings": True})
-    assert audit.audit_pair(base, stage).status == "identical"
+HEAD, EMBEDDINGS = "language_model.lm_head.weight", "language_model.model.embed_tokens.weight"
+
+
+def headed(folder: Path, head: np.ndarray | None, tied: bool) -> Path:
+    """The base's weights with this head, or without one."""
+    tensors = weights() | {HEAD: head}
+    if head is None:
+        del tensors[HEAD]
+    return write(folder, tensors, text_config={"tie_word_embeddings": tied})
+
+
+def test_a_tied_head_may_be_left_out(tmp_path):
+    same = weights()[EMBEDDINGS]
+    stored, left_out = headed(tmp_path / "a", same, True), headed(tmp_path / "b", None, True)
+    apart = headed(tmp_path / "c", same, False)
+    for one, other in ((stored, left_out), (left_out, stored), (apart, left_out)):
+        assert audit.audit_pair(one, other).status == "identical"
+    assert audit.audit_pair(left_out, apart).status == "identical"
+
+
+def test_a_head_that_is_tied_or_untied_on_the_way_is_compared_in_effect(tmp_path):
+    tensors = tuned("layers.1.self_attn")
+    del tensors[HEAD]
+    own, tied = headed(tmp_path / "own", weights()[HEAD], False), headed(tmp_path / "t", None, True)
+    for start, stage in (
+        (own, write(tmp_path / "drops", tensors, tie_word_embeddings=True)),
+        (tied, write(tmp_path / "gains", tuned("layers.1.self_attn"), tie_word_embeddings=False)),
+    ):
+        found = audit.audit_pair(start, stage, "sa_proj")
+        assert found.status == "mismatch"
+        assert found.problems[0] == "declared sa_proj, but 1 tensor of head moved"
+        assert audit.audit_pair(start, stage, "sa_proj+head").status == "verified"
+    # Tied by its configuration, but transformers uses a stored head that differs.
+    said = headed(tmp_path / "said", weights()[HEAD], True)
+    for pair in ((tied, said), (said, tied)):
+        assert list(audit.audit_pair(*pair).differences[0][1].moves) == [
+            HEAD if pair[1] is said else "lm_head.weight"
+        ]
+    # A stage that lost its head and does not say that it is tied is torn.
+    lost = write(tmp_path / "lost", tensors)
+    assert audit.audit_pair(own, lost, "sa_proj").problems[0] == f"1 tensor missing: {HEAD}"
+
+
+def test_two_names_for_one_tensor_are_broken(base, tmp_path):
+    """Only one of them would be compared, and a loader may take the other."""
+    twin = "model.layers.0.mlp.down_proj.weight"
+    tensors = tuned("layers.1.self_attn") | {twin: np.ones((6, 12), np.float32)}
+    found = audit.audit_pair(base, write(tmp_path / "stage", tensors), "sa_proj")
+    assert (found.status, found.passes) == ("broken", False)
+    assert found.problems[0].startswith("two names for one tensor: ")
+    assert twin in found.problems[0] and f"language_model.{twin}" in found.problems[0]
 
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16"])
@@ -253,6 +300,182 @@ def test_an_adapter_counts_as_the_change_it_makes(base, tmp_path):
     assert difference(tmp_path / "lora", adapter(tmp_path / "again", a, b)).identical
     stray = adapter(tmp_path / "stray", a, b[:6], "self_attn.q_proj")
     assert "1 tensor of sa_proj moved" in audit.audit_pair(base, stray, "mlp+llm[1:]").problems[0]
+
+
+PEFT = "base_model.model.model.language_model"
+
+
+def folder_of(folder: Path, tensors: dict[str, np.ndarray], **config: object) -> Path:
+    """An adapter with any tensors."""
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, **config}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def factors(module: str, outputs: int = 6, inputs: int = 6, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {
+        f"{PEFT}.{module}.lora_A.weight": rng.standard_normal((2, inputs)).astype(np.float32),
+        f"{PEFT}.{module}.lora_B.weight": rng.standard_normal((outputs, 2)).astype(np.float32),
+    }
+
+
+Q = "layers.0.self_attn.q_proj"
+
+
+def test_an_adapters_embeddings_count(base, tmp_path):
+    rng = np.random.default_rng(3)
+    a, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 10), (6, 2)))
+    module = f"{PEFT}.embed_tokens"
+    tensors = {f"{module}.lora_embedding_A": a, f"{module}.lora_embedding_B": b, **factors(Q)}
+    lora = folder_of(tmp_path / "lora", tensors)
+    found = audit.audit_pair(base, lora, "sa_proj")
+    assert found.problems[0] == "declared sa_proj, but 1 tensor of embeddings moved"
+    move = found.differences[0][1].moves["language_model.embed_tokens.weight"]
+    change = 2 * (b @ a).T
+    norm = np.linalg.norm(change) / np.linalg.norm(weights()[EMBEDDINGS])
+    assert move.relative_norm == pytest.approx(norm, 1e-5)
+    assert move.largest == pytest.approx(np.abs(change).max(), 1e-5)
+    assert audit.audit_pair(base, lora, "sa_proj+embeddings").status == "verified"
+
+
+def test_an_adapters_biases_count(tmp_path):
+    """`lora_bias` adds to a bias, `bias: lora_only` replaces it."""
+    name = f"language_model.model.{Q}.bias"
+    start = np.arange(1, 7, dtype=np.float32)
+    base = write(tmp_path / "base", weights() | {name: start})
+    bias = np.ones(6, np.float32)
+    added = folder_of(
+        tmp_path / "added", factors(Q) | {f"{PEFT}.{Q}.lora_B.bias": bias}, lora_bias=True
+    )
+    replaced = folder_of(
+        tmp_path / "replaced", factors(Q) | {f"{PEFT}.{Q}.base_layer.bias": start + 2 * bias}
+    )
+    for lora in (added, replaced):
+        found = audit.audit_pair(base, lora, "sa_proj")
+        assert found.status == "verified"
+        move = found.differences[0][1].moves[f"language_model.{Q}.bias"]
+        assert move.largest == 2
+        assert move.relative_norm == pytest.approx(2 * np.sqrt(6) / np.linalg.norm(start), 1e-6)
+
+
+def test_whole_modules_beside_an_adapter_are_compared_with_the_base(base, tmp_path):
+    head = weights()[HEAD]
+    given = {"base_model.model.lm_head.weight": head + 1, **factors(Q)}
+    lora = folder_of(tmp_path / "lora", given, modules_to_save=["lm_head"])
+    found = audit.audit_pair(base, lora, "sa_proj")
+    assert found.problems[0] == "declared sa_proj, but 1 tensor of head moved"
+    move = found.differences[0][1].moves["lm_head.weight"]
+    assert move.largest == pytest.approx(1, 1e-6)
+    assert audit.audit_pair(base, lora, "sa_proj+head").status == "verified"
+    given["base_model.model.lm_head.weight"] = head
+    same = folder_of(tmp_path / "same", given, modules_to_save=["lm_head"])
+    assert audit.audit_pair(base, same, "sa_proj").status == "verified"
+    # From one adapter to the next: by their own heads, or by the base's where one has none.
+    assert difference(same, lora).moves.keys() == {"lm_head.weight"}
+    plain = folder_of(tmp_path / "plain", factors(Q))
+    assert difference(plain, same, base=base).identical
+    assert difference(plain, lora, base=base).moves["lm_head.weight"].largest == pytest.approx(1)
+    assert difference(plain, lora).moves["lm_head.weight"].largest is None
+    torn = folder_of(tmp_path / "torn", factors(Q), modules_to_save=["lm_head"])
+    with pytest.raises(CheckpointError, match="modules_to_save names lm_head, of which it holds"):
+        difference(base, torn)
+
+
+@pytest.mark.parametrize(
+    ("config", "scale"),
+    [
+        ({"lora_alpha": 9}, 4.5),
+        ({"lora_alpha": 9, "use_rslora": True}, 9 / np.sqrt(2)),
+        ({"alpha_pattern": {r".*layers\.0\.self_attn\.q_proj": 32}}, 16),
+        ({"alpha_pattern": {"q_proj": 32, r".*layers\.0\..*": 2}}, 16),
+        ({"alpha_pattern": {r"^model\.language_model\.layers\.\d\.self_attn\.\w_proj": 32}}, 16),
+        ({"alpha_pattern": {"proj": 32, "layers.1.self_attn.q_proj": 32}}, 2),
+    ],
+)
+def test_alpha_is_found_as_peft_finds_it(base, tmp_path, config, scale):
+    tensors = factors(Q)
+    a, b = tensors.values()
+    (move,) = difference(base, folder_of(tmp_path / "lora", tensors, **config)).moves.values()
+    assert move.largest == pytest.approx(scale * np.abs(b @ a).max(), 1e-5)
+
+
+def test_an_adapter_of_alpha_zero_moves_nothing(base, tmp_path):
+    lora = folder_of(tmp_path / "lora", factors(Q), lora_alpha=0)
+    found = audit.audit_pair(base, lora, "sa_proj")
+    assert (found.status, found.passes) == ("identical", False)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "config", "kind"),
+    [
+        ({}, {"use_dora": True}, "DoRA (use_dora)"),
+        ({f"{PEFT}.{Q}.lora_magnitude_vector": np.ones(6, np.float32)}, {}, "DoRA"),
+        ({}, {"init_lora_weights": "pissa_niter_4"}, "init_lora_weights: pissa_niter_4"),
+        ({}, {"init_lora_weights": "loftq"}, "init_lora_weights: loftq"),
+        ({}, {"trainable_token_indices": [1]}, "LoRA with trained tokens"),
+        ({}, {"peft_type": "IA3"}, "IA3"),
+        ({}, {"peft_type": "LOHA"}, "LOHA"),
+        ({f"{PEFT}.{Q}.lora_E": np.ones((2, 1), np.float32)}, {}, "a tensor base_model"),
+    ],
+)
+def test_what_cannot_be_computed_from_factors_is_never_verified(
+    base, tmp_path, tensors, config, kind
+):
+    lora = folder_of(tmp_path / "lora", factors(Q) | tensors, **config)
+    for declared in ("sa_proj", None):
+        found = audit.audit_pair(base, lora, declared)
+        assert (found.status, found.passes, found.differences) == ("unreadable", False, ())
+        assert kind in found.problems[0]
+        assert "merge it into its base" in found.problems[0]
+    arguments = ["audit", str(base), str(lora), "--component", "sa_proj"]
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "400"})
+    assert result.exit_code == EXIT_INCOMPATIBLE
+    assert "lora: UNREADABLE (declared sa_proj)" in result.stdout
+
+
+def test_an_unreadable_adapter_in_a_study_does_not_end_its_audit(tmp_path):
+    manifest = study(tmp_path)
+    folder_of(tmp_path / "dora", factors(Q), use_dora=True)
+    manifest.write_text(manifest.read_text().replace("path: '1'", "path: dora"))
+    result = CliRunner().invoke(app, ["audit", str(manifest), "--json"])
+    assert result.exit_code == EXIT_INCOMPATIBLE
+    stages = json.loads(result.stdout)["stages"]
+    assert [stage["unreadable"] for stage in stages] == [True, False, False]
+    # What the leaderboard takes from it is not that all is well.
+    assert stages[0]["status"] == "broken"
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "text"),
+    [
+        (lambda t: t.pop(f"{PEFT}.{Q}.lora_A.weight"), {}, "lora_B.weight has no lora_A beside it"),
+        (
+            lambda t: t.update({f"{PEFT}.{Q}.lora_A.weight": np.ones((3, 6), np.float32)}),
+            {},
+            "has factors of 3x6 and 6x2; expected one rank",
+        ),
+        (lambda t: None, {"lora_alpha": None}, "no usable lora_alpha or alpha_pattern"),
+        (lambda t: None, {"alpha_pattern": {"(": 1}}, "no usable lora_alpha or alpha_pattern"),
+    ],
+)
+def test_a_torn_adapter_is_said(base, tmp_path, change, config, text):
+    tensors = factors(Q)
+    change(tensors)
+    with pytest.raises(CheckpointError, match=re.escape(text)):
+        difference(base, folder_of(tmp_path / "lora", tensors, **config))
+
+
+def test_an_adapter_of_another_model_is_broken(base, tmp_path):
+    wide = folder_of(tmp_path / "wide", factors(Q, inputs=8))
+    found = audit.audit_pair(base, wide)
+    assert found.problems == (
+        f"1 tensor of other shape: language_model.{Q}.weight is 6x8, was 6x6",
+    )
+    stray = folder_of(tmp_path / "stray", factors("layers.9.self_attn.q_proj"))
+    assert audit.audit_pair(base, stray).problems[0].startswith("1 tensor added: ")
 
 
 def study(tmp_path: Path, component: str = "sa_proj") -> Path:
@@ -341,6 +564,22 @@ def test_the_components_table(base):
     assert rows["llm"]["share"] == pytest.approx(1 - (16 + 32 + 24 + 6) / total)
     printed = CliRunner().invoke(app, ["components", str(base)]).stdout
     assert "sa_proj" in printed and "%" in printed
+
+
+def test_layers_are_shown_in_the_components_table(base):
+    printed = CliRunner().invoke(app, ["components", str(base), "--component", "sa_proj[last:1]"])
+    assert "sa_proj[last:1]" in printed.stdout
+
+
+def test_a_name_does_nothing_to_the_terminal(base, tmp_path):
+    nasty = "evil\x1b[2J\nverified"
+    stage = write(tmp_path / "stage", weights() | {nasty: np.ones(2, np.float32)})
+    for start, later in ((base, stage), (stage, base)):
+        printed = CliRunner().invoke(app, ["audit", str(start), str(later)]).stdout
+        assert "evil\\x1b[2J\\nverified" in printed and "\x1b" not in printed
+    moved = write(tmp_path / "moved", weights() | {nasty: np.zeros(2, np.float32)})
+    found = audit.audit_pair(stage, moved, "sa_proj")
+    assert found.problems[1] == "evil\\x1b[2J\\nverified"
 
 
 @pytest.mark.slow

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from typer.testing import CliRunner
 
 from harness import checkpoints
+from harness.cli import app
 from harness.errors import CheckpointError
 from harness.weights.tensors import read_tensor
 
@@ -97,8 +101,41 @@ BAD_FILES = {
         "tensor w ends at",
     ),
     "offsets do not fit the shape": ({"w": {**TENSOR, "shape": [3]}}, "claims 12 bytes"),
-    "negative offset": ({"w": {**TENSOR, "data_offsets": [-8, 0]}}, "claims 8 bytes"),
-    "negative shape": ({"w": {**TENSOR, "shape": [-2]}}, "tensor w claims"),
+    "negative offset": (
+        {"w": {**TENSOR, "data_offsets": [-8, 0]}},
+        "tensor w has the data_offsets [-8, 0]; expected two whole numbers, 0 or more",
+    ),
+    "negative shape": ({"w": {**TENSOR, "shape": [-2]}}, "tensor w has the shape [-2]; expected"),
+    "empty": (b"", "model.safetensors: is empty; it is torn"),
+    "three offsets": ({"w": {**TENSOR, "data_offsets": [0, 8, 8]}}, "expected two whole numbers"),
+    "infinite offset": (
+        b'{"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 1e999]}}',
+        "expected two whole numbers",
+    ),
+    "float offsets": ({"w": {**TENSOR, "data_offsets": [0.0, 8.0]}}, "expected two whole numbers"),
+    "text offsets": ({"w": {**TENSOR, "data_offsets": ["0", "8"]}}, "expected two whole numbers"),
+    "float shape": ({"w": {**TENSOR, "shape": [2.0]}}, "has the shape [2.0]; expected whole"),
+    "true as shape": ({"w": {**TENSOR, "shape": [True, 2]}}, "has the shape [True, 2]; expected"),
+    "text as shape": ({"w": {**TENSOR, "shape": "2"}}, "has the shape 2; expected whole"),
+    "type that is a list": ({"w": {**TENSOR, "dtype": ["F32"]}}, "has the unknown type ['F32']"),
+    "shape of 2^64": ({"w": {**TENSOR, "shape": [2**33, 2**33]}}, "larger than any file"),
+    "shape of many numbers": ({"w": {**TENSOR, "shape": [2**63] * 100_000}}, "larger than any"),
+    "overlap": ({"v": TENSOR, "w": TENSOR}, "expected "),
+    "gap": ({"w": {**TENSOR, "shape": [1], "data_offsets": [4, 8]}}, "overlap or leave a gap"),
+    "junk behind": ({"w": {**TENSOR, "shape": [1], "data_offsets": [0, 4]}}, "belongs to nothing"),
+    "key twice": (
+        b'{"w": %s, "w": %s}' % ((json.dumps(TENSOR).encode(),) * 2),
+        "the header has the key w twice",
+    ),
+    "field twice": (
+        b'{"w": {"dtype": "F32", "dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}',
+        "the header has the key dtype twice",
+    ),
+    "half a byte": ({"w": {"dtype": "F4", "shape": [1], "data_offsets": [0, 0]}}, "claims 1 bytes"),
+    "metadata of numbers": ({"__metadata__": {"a": 1}, "w": TENSOR}, "no object of strings"),
+    "UTF-16": (json.dumps({"w": TENSOR}).encode("utf-16"), "not that of a safetensors file"),
+    "NaN in it": (b'{"w": {"dtype": NaN}}', "not that of a safetensors file"),
+    "name that moves the cursor": ({"w\x1b[2J\n": {**TENSOR, "shape": [3]}}, "w\\x1b[2J\\n claims"),
     "unknown type": ({"w": {**TENSOR, "dtype": "Q7"}}, "tensor w has the unknown type Q7"),
     "no offsets": ({"w": {"dtype": "F32", "shape": [2]}}, "not that of a safetensors file"),
     "header is a list": ([1, 2], "not that of a safetensors file"),
@@ -111,12 +148,15 @@ BAD_FILES = {
 def test_a_bad_file_is_named_with_its_fault(model: Path, what: str):
     header, expected = BAD_FILES[what]
     file = model / "model.safetensors"
-    if isinstance(header, bytes) and what in ("shorter than a header", "claims 10 TB of header"):
+    if what in ("empty", "shorter than a header", "claims 10 TB of header"):
         file.write_bytes(header)
     else:
         write_header(file, header, b"\0" * 8)
     text = message(model)
     assert expected in text and "model.safetensors" in text
+    if what != "key twice":  # of which the library takes the last
+        with pytest.raises(SafetensorError), safe_open(file, "numpy"):
+            pass
 
 
 def test_pickles_are_refused_with_the_conversion(model: Path):
@@ -167,6 +207,32 @@ def test_shards_are_checked_against_their_index(model: Path):
 def test_a_tensor_in_two_files_is_refused(model: Path):
     save_file({"b": np.ones(2, np.float32)}, model / "extra.safetensors")
     assert "tensor b is also in extra.safetensors" in message(model)
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link to itself", "link to nothing"])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_only_regular_files_are_opened(model: Path, kind: str, name: str):
+    file = model / name
+    file.unlink()
+    if kind == "folder":
+        file.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to(file if kind == "link to itself" else model / "nowhere")
+    text = message(model)
+    assert name in text and "put the file itself there" in text
+    assert {"folder": "a folder", "pipe": "a pipe"}.get(kind, "leads nowhere") in text
+    if name == "model.safetensors":
+        for path in (model, *([] if kind == "folder" else [file])):
+            result = CliRunner().invoke(app, ["components", str(path)])
+            assert isinstance(result.exception, CheckpointError)
+            assert "put the file itself there" in str(result.exception)
+
+
+def test_an_index_without_tensors_is_said(model: Path):
+    (model / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    assert "model.safetensors.index.json: lists no tensor" in message(model)
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])

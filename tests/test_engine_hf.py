@@ -531,6 +531,56 @@ def test_a_peft_adapter_is_merged(folders: dict[tuple[Family, str], Path], tmp_p
         engine.load(checkpoint(base, adapter=str(torn)))
 
 
+def tiny_net() -> Any:
+    import torch
+
+    torch.manual_seed(0)
+    return torch.nn.ModuleDict(
+        {name: torch.nn.Linear(4, 4) for name in ("q_proj", "v_proj", "lm_head")}
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "lost"),
+    [
+        ("LoraConfig", {}, "q_proj.lora_B"),
+        ("LoraConfig", {"use_dora": True}, "q_proj.lora_magnitude_vector"),
+        ("LoraConfig", {"modules_to_save": ["lm_head"]}, "lm_head.weight"),
+        ("LoHaConfig", {}, "q_proj.hada_"),
+        ("LoKrConfig", {}, "q_proj.lokr_"),
+        ("IA3Config", {"feedforward_modules": []}, "q_proj.ia3_l"),
+        ("AdaLoraConfig", {"total_step": 9}, "q_proj.lora_E"),
+    ],
+)
+def test_a_torn_adapter_of_any_kind_is_refused_and_a_whole_one_is_not(
+    tmp_path: Path, kind: str, settings: dict[str, Any], lost: str
+) -> None:
+    import peft
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from harness.engines.adapters import merge_adapter
+
+    config = getattr(peft, kind)(target_modules=["q_proj", "v_proj"], **settings)
+    tuned = peft.get_peft_model(tiny_net(), config)
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            parameter += 0.1 * parameter.requires_grad
+    tuned.save_pretrained(tmp_path)
+    wanted = tuned.merge_and_unload().state_dict()
+    live = tiny_net()
+    merge_adapter(live, tmp_path)
+    assert all(torch.allclose(live.state_dict()[n], t, atol=1e-6) for n, t in wanted.items())
+    file = tmp_path / "adapter_model.safetensors"
+    kept = {name: tensor for name, tensor in load_file(file).items() if lost not in name}
+    save_file(kept, file)
+    live = tiny_net()
+    with pytest.raises(CheckpointError, match=f"{lost}.*: missing from the adapter"):
+        merge_adapter(live, tmp_path)
+    start = tiny_net().state_dict()
+    assert all(torch.equal(start[name], tensor) for name, tensor in live.state_dict().items())
+
+
 def test_generation_config_of_a_checkpoint_cannot_bend_greedy_decoding(
     folders: dict[tuple[Family, str], Path], tmp_path: Path
 ) -> None:

@@ -174,6 +174,78 @@ def test_nan_of_eight_bits_is_named(tmp_path):
     assert moved(tmp_path, row, row) == ({}, ["w"])
 
 
+@pytest.mark.parametrize(
+    ("dtype", "raw"),
+    [
+        ("F8_E4M3", b"\x01\x7f\x02"),
+        ("F8_E4M3", b"\x01\xff\x02"),
+        ("F8_E8M0", b"\x01\xff\x02"),
+        ("C64", np.array([1, complex(0, np.nan)], np.complex64).tobytes()),
+        ("C64", np.array([complex(-np.inf, 0), 1], np.complex64).tobytes()),
+    ],
+)
+def test_nan_of_rare_types_is_named(tmp_path, dtype, raw):
+    bits = {"C64": 8}.get(dtype, 1)
+    row = (dtype, (len(raw) // bits,), raw)
+    assert moved(tmp_path, row, row) == ({}, ["w"])
+    (tmp_path / "retyped").mkdir()
+    start = ("F32", row[1], bytes(4 * row[1][0]))
+    assert moved(tmp_path / "retyped", start, row)[1] == ["w"]
+    (tmp_path / "sound").mkdir()
+    sound = (dtype, row[1], bytes([0x7E, 0xFE, 1] if bits == 1 else len(raw)))
+    assert moved(tmp_path / "sound", sound, sound) == ({}, [])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "start", "end", "step"),
+    [
+        (np.float64, 1.0, 1 + 2.0**-40, 2.0**-40),
+        (np.float64, 1e60, 3e60, 2e60),
+        (np.int64, 2**40, 2**40 + 1, 1),
+        (np.int64, 2**62, 2**62 + 1, 1),
+        (np.int64, -(2**63), 2**63 - 1, 2.0**64),
+        (np.uint64, 2**63 + 1, 2**63, 1),
+        (np.int32, 2**30, 2**30 + 1, 1),
+    ],
+)
+def test_what_float32_cannot_hold_is_subtracted_in_full(tmp_path, cut, dtype, start, end, step):
+    values = np.full(300, start, dtype)
+    changed = values.copy()
+    changed[-1] = end
+    code = {"f": "F", "i": "I", "u": "U"}[values.dtype.kind] + str(8 * values.itemsize)
+    found, broken = moved(tmp_path, *((code, (300,), v.tobytes()) for v in (values, changed)))
+    assert broken == []
+    assert found["w"].largest == step
+    norm = step / (abs(float(start)) * np.sqrt(300))
+    assert found["w"].relative_norm == pytest.approx(norm, rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+@pytest.mark.parametrize("size", [1e20, 3e37, 1e-25, 1e-19, 1e-40])
+@pytest.mark.parametrize("other", [None, "F32", "F64"])
+def test_squares_that_float32_cannot_hold(tmp_path, cut, dtype, size, other):
+    rng = np.random.default_rng(0)
+    values = rng.uniform(0.5, 2, 1001) * size
+    changed = values.copy()
+    changed[-300:] *= -1.5
+    (raw, start), (raw_after, end) = stored(values, dtype), stored(changed, other or dtype)
+    rows = (dtype, (1001,), raw), (other or dtype, (1001,), raw_after)
+    found, broken = moved(tmp_path, *rows)
+    assert broken == []
+    expected = np.sqrt(((end - start) ** 2).sum() / (start**2).sum())
+    assert found["w"].relative_norm == pytest.approx(expected, rel=1e-5)
+    assert found["w"].largest == pytest.approx(np.abs(end - start).max(), rel=1e-6)
+
+
+def test_small_equal_values_of_another_type_did_not_move(tmp_path, cut):
+    values = np.full(333, 1e-30)
+    halves, meant = stored(values, "BF16")
+    for dtype in ("F32", "F64"):
+        (tmp_path / dtype).mkdir()
+        rows = ("BF16", (333,), halves), (dtype, (333,), stored(meant, dtype)[0])
+        assert moved(tmp_path / dtype, *rows) == ({}, [])
+
+
 def test_tensors_without_elements_and_alone(tmp_path):
     empty = ("F32", (0, 3), b"")
     assert moved(tmp_path, empty, empty) == ({}, [])

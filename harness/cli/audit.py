@@ -119,9 +119,11 @@ def _watched(console: Console) -> Iterator[Report]:
 
 
 def _print(console: Console, found: Sequence[Audited]) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from harness.audit import component_moves
+    from harness.checkpoints import printable
 
     table = Table("stage", "against", "moved", box=None)
     for heading in ("tensors", "rel. norm", "largest"):
@@ -133,7 +135,7 @@ def _print(console: Console, found: Sequence[Audited]) -> None:
             for moved in component_moves(difference):
                 if moved.tensors_moved:
                     table.add_row(
-                        label,
+                        escape(label),
                         against,
                         moved.component,
                         f"{moved.tensors_moved}/{moved.tensors}",
@@ -148,7 +150,7 @@ def _print(console: Console, found: Sequence[Audited]) -> None:
         word = stage.status.upper() if not stage.passes else stage.status
         declared = f" (declared {stage.declared})" if stage.declared else ""
         style = None if stage.passes else "red"
-        text = f"{label}{stage.name}: {word}{declared}"
+        text = f"{label}{printable(stage.name)}: {word}{declared}"
         console.print(text, style=style, markup=False, highlight=False)
         for line in stage.problems:
             console.print(f"  {line}", style=style, markup=False, highlight=False)

@@ -29,6 +29,7 @@ def components(
     from dataclasses import asdict
 
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from harness import components as parts
@@ -46,7 +47,10 @@ def components(
     for heading in ("tensors", "parameters", "share"):
         table.add_column(heading, justify="right")
     for row in rows:
-        table.add_row(row.component, f"{row.tensors:,}", f"{row.parameters:,}", f"{row.share:.1%}")
+        # Escaped: rich would take the layers' brackets for its own.
+        table.add_row(
+            escape(row.component), f"{row.tensors:,}", f"{row.parameters:,}", f"{row.share:.1%}"
+        )
     Console().print(table)
 
 

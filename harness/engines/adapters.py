@@ -15,6 +15,7 @@ from harness.errors import CheckpointError, Problem, first_line
 
 # What peft raises for an adapter that does not fit.
 REFUSALS = (ValueError, KeyError, TypeError, OSError, RuntimeError)
+MISSING = "missing from the adapter"
 
 
 def merge_adapter(model: Any, folder: Path) -> None:
@@ -34,7 +35,10 @@ def merge_adapter(model: Any, folder: Path) -> None:
         raise CheckpointError(str(folder), f"peft cannot apply it: {first_line(error)}") from None
     try:
         weights = load_peft_weights(str(folder), device="cpu")
-        problems = _problems(set_peft_model_state_dict(wrapped, weights))
+        problems = _problems(wrapped, set_peft_model_state_dict(wrapped, weights))
+    except KeyError as error:
+        # How peft says that a module of `modules_to_save` is not there.
+        problems = [Problem(str(error.args[0] if error.args else error), MISSING)]
     except REFUSALS as error:
         problems = [Problem("", f"peft cannot apply it: {first_line(error)}")]
     if problems:
@@ -43,8 +47,14 @@ def merge_adapter(model: Any, folder: Path) -> None:
     wrapped.merge_and_unload(safe_merge=True)
 
 
-def _problems(result: Any) -> list[Problem]:
-    """Tensors without a place in the model, and places without a tensor."""
+def _problems(wrapped: Any, result: Any) -> list[Problem]:
+    """Tensors without a place in the model, and places without a tensor.
+
+    peft reports the base's own tensors as missing too. What is the adapter's it knows by a mark in
+    the name, another one for each kind of adapter; buffers are made anew and not stored.
+    """
     lost = [Problem(name, "the model has no such place") for name in result.unexpected_keys]
-    missing = [name for name in result.missing_keys if "lora_" in name]
-    return lost + [Problem(name, "missing from the adapter") for name in missing]
+    mark = getattr(wrapped.base_model, "prefix", "lora_")
+    own = {name for name, _ in wrapped.named_parameters(remove_duplicate=False)}
+    missing = [name for name in result.missing_keys if mark in name and name in own]
+    return lost + [Problem(name, MISSING) for name in missing]

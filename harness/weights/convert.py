@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from harness.checkpoints import NUMPY_DTYPES, TensorEntry, tensor_index
 from harness.components import canonical
 from harness.errors import CheckpointError, Problem
-from harness.weights.differences import Difference, difference, floats, ties_embeddings
+from harness.weights.differences import Difference, difference, ties_embeddings
+from harness.weights.tensors import floats
 
 CHUNK_BYTES = 1 << 22
 SHOWN = 8

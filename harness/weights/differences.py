@@ -2,13 +2,16 @@
 
 Tensors are matched by their canonical path, so checkpoints in different layouts can be compared.
 How far each one moved is measured in `harness.weights.moves`; an adapter's change from its factors
-here.
+here: LoRA adds scale x B A to a weight and scale x bias to a bias, and may store whole tensors
+beside (`modules_to_save`, `bias`). Whatever acts otherwise is refused by name: a norm that is
+almost right would be worse than none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -16,19 +19,48 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.checkpoints import (
-    TensorEntry,
-    is_adapter,
-    read_config,
-    tensor_index,
-)
+from harness.checkpoints import TensorEntry, is_adapter, printable, read_config, tensor_index
 from harness.components import canonical
 from harness.errors import CheckpointError
-from harness.weights.moves import Move, Report, measure, sum_squares
-from harness.weights.tensors import read_tensor
+from harness.weights.moves import Move, Pair, Report, measure, sum_squares
+from harness.weights.tensors import floats
 
+_HEAD = "lm_head.weight"
+_EMBEDDINGS = "language_model.embed_tokens.weight"
 # Elements of an adapter's product formed at a time.
 _PRODUCT_ELEMENTS = 1 << 17
+CURE = (
+    "the audit cannot read this kind of adapter; merge it into its base (peft's merge_and_unload(),"
+    " then save_pretrained) and audit that folder"
+)
+# What peft writes for LoRA: factors of a linear layer or an embedding, and the bias of B.
+_PART = re.compile(
+    r"(?P<module>.+?)\.(?:(?P<factor>lora_[AB])\.(?P<kind>weight|bias)"
+    r"|(?P<embedding>lora_embedding_[AB]))"
+)
+# Where peft keeps a module that it wraps, within that module's name.
+_WRAPPED = re.compile(r"\.(?:base_layer|modules_to_save(?:\.default)?)(?=\.)")
+# Initialisations that leave the base as it is: B A begins as nothing. Others (pissa, olora, corda,
+# loftq, lora_ga) take what they begin with out of the base.
+_PLAIN_STARTS = frozenset({"true", "false", "none", "gaussian", "eva", "orthogonal", "mica"})
+# Variants of LoRA under which the change is not scale x B A.
+_VARIANTS: Mapping[str, str] = {
+    "use_dora": "DoRA",
+    "use_qalora": "QALoRA",
+    "use_bdlora": "BD-LoRA",
+    "kasa_config": "KaSA",
+    "monteclora_config": "MonteCLoRA",
+    "arrow_config": "a router of adapters",
+    "alora_invocation_tokens": "LoRA that only some tokens switch on",
+    "layer_replication": "LoRA over repeated layers",
+    "target_parameters": "LoRA of single parameters",
+    "trainable_token_indices": "LoRA with trained tokens",
+}
+# `lora_alpha` of a configuration that does not say.
+_PEFTS_ALPHA = 8
+_FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+
+Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,63 +81,145 @@ class Difference:
     """Name -> "F32, was BF16"; their values are compared all the same."""
     not_finite: tuple[str, ...] = ()
     """Tensors of the later checkpoint that hold NaN or Inf."""
+    doubled: tuple[tuple[str, str], ...] = ()
+    """Two names, in one of the checkpoints, of one tensor: which of them counts is a guess."""
     adapter: bool = False
     """The later checkpoint is an adapter: biases, norms and the like have nowhere to move to."""
 
     @property
     def identical(self) -> bool:
         """Same tensors, same types, same bytes."""
-        return not (self.moves or self.missing or self.added or self.reshaped or self.retyped)
+        return not (
+            self.moves or self.missing or self.added or self.reshaped or self.retyped
+            or self.doubled
+        )  # fmt: skip
 
 
-def difference(earlier: Path, later: Path, report: Report | None = None) -> Difference:
+def difference(
+    earlier: Path, later: Path, report: Report | None = None, *, base: Path | None = None
+) -> Difference:
     """Compare two checkpoints: whole models, or peft adapters over the same base.
 
     A checkpoint is a folder, which needs no configuration here, or one safetensors file.
 
-    `later` may be an adapter whose `earlier` is its base. Raises CheckpointError.
+    `later` may be an adapter whose `earlier` is its base, or an adapter over `base`: without it, a
+    tensor that only one of two adapters stores whole counts as moved by an unknown amount.
+    Raises UnreadableAdapter for adapters other than LoRA, else CheckpointError.
     """
     if is_adapter(later):
-        return _adapter_difference(earlier, later)
+        return _adapter_difference(earlier, later, base, report)
     if is_adapter(earlier):
         raise CheckpointError(
             str(later), f"is a whole model and {earlier.name} an adapter; compare it with a model"
         )
-    before, after = _by_path(earlier), _by_path(later)
-    tied = ties_embeddings(later)
+    before, after = _Tensors.of(earlier), _Tensors.of(later)
+    tied, head = _tied_head(before, after)
     missing = [e.name for path, e in before.items() if path not in after and not _head(path, tied)]
     added = [e.name for path, e in after.items() if path not in before and not _head(path, tied)]
     pairs = [(before[path], after[path]) for path in before if path in after]
-    reshaped = {b.name: f"{_shape(b)}, was {_shape(a)}" for a, b in pairs if a.shape != b.shape}
-    retyped = {b.name: f"{b.dtype}, was {a.dtype}" for a, b in pairs if a.dtype != b.dtype}
-    same_shape = [(a, b) for a, b in pairs if a.shape == b.shape]
-    alone = [after[path] for path in after if path not in before]
-    moves, broken = measure(same_shape, alone, report)
+    if head is not None:
+        pairs.append(head)
+    alone = [after[path] for path in after if path not in before and not _head(path, tied)]
+    moves, broken = measure([(a, b) for a, b in pairs if a.shape == b.shape], alone, report)
+    names = [entry.name for entry in after.values()]
+    if head is not None and head[1].name not in names:
+        names.append(head[1].name)
     return Difference(
-        tensors=tuple(entry.name for entry in after.values()),
+        tensors=tuple(names),
         moves=moves,
         missing=tuple(missing),
         added=tuple(added),
-        reshaped=reshaped,
-        retyped=retyped,
-        not_finite=tuple(broken),
+        reshaped={b.name: _change(b, a) for a, b in pairs if a.shape != b.shape},
+        retyped={b.name: f"{b.dtype}, was {a.dtype}" for a, b in pairs if a.dtype != b.dtype},
+        not_finite=tuple(dict.fromkeys(broken)),
+        doubled=(*before.doubled, *after.doubled),
     )
 
 
-def _by_path(folder: Path) -> dict[str, TensorEntry]:
-    """Canonical path -> tensor, in the order of the files: reading is then sequential."""
-    entries = sorted(tensor_index(folder).values(), key=lambda e: (str(e.file), e.offset))
-    return {canonical(entry.name): entry for entry in entries}
+@dataclass(frozen=True, slots=True)
+class _Tensors:
+    """A model's tensors by canonical path."""
+
+    by_path: dict[str, TensorEntry]
+    """In the order of the files: reading is then sequential."""
+    doubled: list[tuple[str, str]]
+    tied: bool | None
+    """As the configuration says; None = it does not."""
+
+    @classmethod
+    def of(cls, folder: Path) -> _Tensors:
+        by_path: dict[str, TensorEntry] = {}
+        doubled = []
+        entries = sorted(tensor_index(folder).values(), key=lambda e: (str(e.file), e.offset))
+        for entry in entries:
+            first = by_path.setdefault(canonical(entry.name), entry)
+            if first is not entry:
+                doubled.append((first.name, entry.name))
+        return cls(by_path, doubled, _says_tied(folder))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.by_path)
+
+    def __contains__(self, path: str) -> bool:
+        return path in self.by_path
+
+    def __getitem__(self, path: str) -> TensorEntry:
+        return self.by_path[path]
+
+    def items(self) -> Iterator[tuple[str, TensorEntry]]:
+        yield from self.by_path.items()
+
+    def values(self) -> Iterator[TensorEntry]:
+        yield from self.by_path.values()
+
+    def head(self, tied: bool) -> TensorEntry | None:
+        """What maps to words: a tensor of its own, or if `tied` the embeddings, by its name."""
+        own = self.by_path.get(_HEAD)
+        if own is not None or not tied or _EMBEDDINGS not in self.by_path:
+            return own
+        return replace(self.by_path[_EMBEDDINGS], name=_HEAD)
+
+    def repeats_embeddings(self) -> bool:
+        """Whether the stored head is the embeddings once more."""
+        one, other = self.by_path.get(_EMBEDDINGS), self.by_path.get(_HEAD)
+        if one is None or other is None or (one.shape, one.dtype) != (other.shape, other.dtype):
+            return False
+        return not measure([(one, other)], [])[0]
+
+
+def _tied_head(before: _Tensors, after: _Tensors) -> tuple[bool, Pair | None]:
+    """Of a head that one of both stores: whether the other's is known, and what to compare.
+
+    Where both tie it, a stored one is no tensor of its own, unless it is another than the
+    embeddings: transformers then uses it, whatever the configuration says. A start that stores none
+    and says nothing ties it: what else would it use? A stage must say so, or it lost its head.
+    """
+    silent_or_apart = before.tied == after.tied and not before.tied
+    if silent_or_apart or (_HEAD in before) == (_HEAD in after):
+        return False, None
+    one, other = before.head(before.tied is not False), after.head(after.tied is True)
+    if one is None or other is None:
+        return False, None
+    holder = before if _HEAD in before else after
+    if holder.tied is not False and holder.repeats_embeddings():
+        return True, None
+    return True, (one, other)
 
 
 def ties_embeddings(folder: Path) -> bool:
     """Whether a model's output head is its embeddings, as its configuration (if any) says."""
+    return bool(_says_tied(folder))
+
+
+def _says_tied(folder: Path) -> bool | None:
+    """As `ties_embeddings`; None where nothing is said, and the architecture decides."""
     if not (folder / "config.json").is_file():
-        return False
+        return None
     config = read_config(folder)
     text = config.get("text_config")
     inner = text.get("tie_word_embeddings") if isinstance(text, dict) else None
-    return bool(config.get("tie_word_embeddings", inner))
+    said = config.get("tie_word_embeddings", inner)
+    return None if said is None else bool(said)
 
 
 def _head(path: str, tied: bool) -> bool:
@@ -114,84 +228,281 @@ def _head(path: str, tied: bool) -> bool:
 
 
 def _shape(entry: TensorEntry) -> str:
-    return "x".join(map(str, entry.shape)) or "scalar"
+    return _sizes(entry.shape)
 
 
-def _adapter_difference(earlier: Path, later: Path) -> Difference:
+def _sizes(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _change(later: TensorEntry, earlier: TensorEntry) -> str:
+    return f"{_shape(later)}, was {_shape(earlier)}"
+
+
+def _adapter_difference(
+    earlier: Path, later: Path, base: Path | None, report: Report | None
+) -> Difference:
     """An adapter against its base, or against the adapter of the stage before.
 
-    The weights it adds to a layer are scale x B A; norms come from the small factors.
+    Names are canonical paths: the base's layout may be another than the adapter's.
     """
-    after = _factors(later)
-    before = _factors(earlier) if is_adapter(earlier) else {}
-    weights = {} if is_adapter(earlier) else _by_path(earlier)
-    moves, lost, broken = {}, [], []
-    for path, (name, a, b) in after.items():
-        if not (np.isfinite(a).all() and np.isfinite(b).all()):
-            broken.append(name)
-        _, a0, b0 = before.get(path, (name, a[:0], b[:, :0]))
-        squares = max(_product_squares(np.hstack([b, -b0]), np.vstack([a, a0])), 0.0)
-        entry = weights.get(f"{path}.weight")
-        if weights and entry is None:
-            lost.append(name)
-        start = None if entry is None else sum_squares(entry)
-        # Equal factors cancel to rounding error, never to exactly nothing.
-        if (before and a.shape == a0.shape and (a == a0).all() and (b == b0).all()) or not b.any():
-            continue
-        largest = _largest(np.hstack([b, -b0]), np.vstack([a, a0]))
-        moves[name] = Move(name, squares, start, largest)
-    others = [e.name for p, e in _by_path(later).items() if p.rpartition(".lora_")[1] == ""]
+    after = read_adapter(later)
+    before = read_adapter(earlier) if is_adapter(earlier) else Adapter()
+    if not is_adapter(earlier):
+        base = earlier
+    weights = None if base is None else _Tensors.of(base)
+    changed = _Changes(weights, is_adapter(earlier))
+    for path, product in after.products.items():
+        changed.product(path, product, before.products.get(path), after.any_orientation)
+    changed.whole(before, after, report)
+    if clash := sorted(after.products.keys() & changed.moved_whole):
+        raise UnreadableAdapter(later, f"{clash[0]} is both replaced and adapted")
+    tied = weights is not None and (weights.tied or _HEAD not in weights)
+    if tied and _HEAD in after.products:
+        raise UnreadableAdapter(later, "LoRA of a head that is the embeddings")
+    paths = [*after.products, *after.whole]
+    gone = [path for path in before.products if path not in after.products]
     return Difference(
-        tensors=tuple(weights) or tuple(name for name, _, _ in after.values()),
-        moves=moves,
-        missing=tuple(name for path, (name, _, _) in before.items() if path not in after),
-        added=(*lost, *others),
-        not_finite=tuple(broken),
+        tensors=tuple(dict.fromkeys((*(weights or paths), *changed.moves))),
+        moves=changed.moves,
+        missing=tuple(gone),
+        added=tuple(changed.lost),
+        reshaped=changed.reshaped,
+        not_finite=tuple(dict.fromkeys(changed.broken)),
+        doubled=() if weights is None else tuple(weights.doubled),
         adapter=True,
     )
 
 
-def _factors(folder: Path) -> dict[str, tuple[str, NDArray[np.float32], NDArray[np.float32]]]:
-    """Canonical path of the adapted module -> (shown name, A, scale x B)."""
+@dataclass(slots=True)
+class _Changes:
+    """Collects what an adapter changes."""
+
+    weights: _Tensors | None
+    """The base's; None = unknown."""
+    from_adapter: bool
+    """Compared with another adapter, so that norms of the start are not the base's."""
+    moves: dict[str, Move] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
+    reshaped: dict[str, str] = field(default_factory=dict)
+    broken: list[str] = field(default_factory=list)
+    moved_whole: set[str] = field(default_factory=set)
+
+    def product(self, path: str, now: Product, before: Product | None, any_way: bool) -> None:
+        """What is added to one tensor, against what was added to it before."""
+        entry = self._base(path)
+        if self.weights is not None and entry is None:
+            self.lost.append(path)
+        elif entry is not None and not _fits(entry.shape, now.shape, any_way):
+            self.reshaped[path] = f"{_sizes(now.shape)}, was {_shape(entry)}"
+            return
+        start = None if entry is None or self.from_adapter else sum_squares(entry)
+        if not now.finite:
+            self.broken.append(path)
+            self.moves[path] = Move(path, None, start, None)
+        elif before is not None and before.shape != now.shape:
+            self.reshaped[path] = f"{_sizes(now.shape)}, was {_sizes(before.shape)}"
+        elif before is not None and not now.same(before):
+            moved = now.minus(before)
+            if moved.b.any() and moved.a.any():
+                self.moves[path] = Move(path, moved.sum_squares(), start, moved.largest())
+        elif before is None and now.b.any() and now.a.any():
+            self.moves[path] = Move(path, now.sum_squares(), start, now.largest())
+
+    def whole(self, before: Adapter, after: Adapter, report: Report | None) -> None:
+        """Tensors stored as they are: by either adapter, the base's where it has none."""
+        pairs: dict[str, Pair] = {}
+        for path in dict.fromkeys((*before.whole, *after.whole)):
+            earlier = before.whole.get(path) or self._base(path)
+            later = after.whole.get(path) or self._base(path)
+            if earlier is not None and later is not None:
+                if earlier.shape == later.shape:
+                    pairs[path] = earlier, replace(later, name=path)
+                else:
+                    self.reshaped[path] = _change(later, earlier)
+            elif self.weights is None:
+                self.moves[path] = Move(path, None, None, None)
+                self.moved_whole.add(path)
+            else:
+                self.lost.append(path)
+        moves, broken = measure(list(pairs.values()), [], report)
+        self.moves |= moves
+        self.moved_whole |= moves.keys()
+        self.broken += broken
+
+    def _base(self, path: str) -> TensorEntry | None:
+        if self.weights is None:
+            return None
+        if path == _HEAD:
+            return self.weights.head(self.weights.tied is not False)
+        return self.weights.by_path.get(path)
+
+
+def _fits(base: tuple[int, ...], product: tuple[int, ...], any_way: bool) -> bool:
+    """Whether a product can be added to a tensor; a bias is a column, `any_way` transposes."""
+    shape = base if len(base) != 1 else (*base, 1)
+    return shape == product or (any_way and shape == product[::-1])
+
+
+class UnreadableAdapter(CheckpointError):
+    """An adapter, sound or not, whose change cannot be computed from its factors."""
+
+    def __init__(self, folder: Path, kind: str):
+        super().__init__(str(folder), f"{kind}: {CURE}")
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """What an adapter adds to one tensor: B A, or its transpose."""
+
+    a: Array
+    """rank x inputs (of an embedding: x tokens; of a bias: x 1)."""
+    b: Array
+    """outputs x rank, scaled."""
+    transposed: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor it is added to, in which a bias is a single column."""
+        shape = (self.b.shape[0], self.a.shape[1])
+        return shape[::-1] if self.transposed else shape
+
+    @property
+    def finite(self) -> bool:
+        return bool(np.isfinite(self.a).all() and np.isfinite(self.b).all())
+
+    def same(self, other: Product) -> bool:
+        """Whether the factors are equal: products of equal ones cancel to rounding error only."""
+        return (
+            (self.a.shape, self.b.shape) == (other.a.shape, other.b.shape)
+            and bool((self.a == other.a).all())
+            and bool((self.b == other.b).all())
+        )
+
+    def minus(self, other: Product) -> Product:
+        """The difference, as one product."""
+        a, b = np.vstack([self.a, other.a]), np.hstack([self.b, -other.b])
+        return Product(a, b, self.transposed)
+
+    def sum_squares(self) -> float:
+        """Of all elements, without forming the product."""
+        b, a = self.b.astype(np.float64), self.a.astype(np.float64)
+        return max(float(((b.T @ b) * (a @ a.T)).sum()), 0.0)
+
+    def largest(self) -> float:
+        """Largest absolute element."""
+        rows = max(1, _PRODUCT_ELEMENTS // max(self.a.shape[1], 1))
+        parts = range(0, len(self.b), rows)
+        return max(float(np.abs(self.b[i : i + rows] @ self.a).max()) for i in parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """What a LoRA folder holds, by the canonical path of the tensor it changes."""
+
+    products: dict[str, Product] = field(default_factory=dict)
+    whole: dict[str, TensorEntry] = field(default_factory=dict)
+    """Tensors stored as they are, instead of the base's."""
+    any_orientation: bool = False
+    """Some of its layers store their weights transposed (`fan_in_fan_out`)."""
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """Read a LoRA folder.
+
+    Raises UnreadableAdapter for other kinds of adapters, CheckpointError for torn ones.
+    """
     config = read_config(folder)
-    entries = _by_path(folder)
-    found = {}
-    for path, entry in entries.items():
-        module, mark, _ = path.partition(".lora_A.")
-        if not mark:
-            continue
-        other = entries.get(path.replace(".lora_A.", ".lora_B."))
-        if other is None:
-            raise CheckpointError(str(folder), f"{entry.name} has no lora_B beside it")
-        a = floats(entry)
-        alpha = _alpha(config, entry.name.partition(".lora_A.")[0])
-        scale = alpha / (sqrt(len(a)) if config.get("use_rslora") else len(a))
-        found[module] = (f"{module}.weight", a, scale * floats(other))
+    _refuse_other_kinds(folder, config)
+    found = Adapter(any_orientation=bool(config.get("fan_in_fan_out")))
+    factors: dict[str, dict[str, TensorEntry]] = {}
+    for entry in tensor_index(folder).values():
+        part = _PART.fullmatch(entry.name)
+        if part is not None and entry.dtype in _FLOATS:
+            name = part["embedding"] or f"{part['factor']}.{part['kind']}"
+            factors.setdefault(part["module"], {})[name] = entry
+        elif part is not None or ".lora_" in entry.name:
+            kind = "DoRA" if "magnitude" in entry.name else f"a tensor {printable(entry.name)}"
+            raise UnreadableAdapter(folder, kind)
+        else:
+            path = canonical(_WRAPPED.sub("", entry.name))
+            if path in found.whole:
+                text = f"{printable(entry.name)} and {printable(found.whole[path].name)} are one"
+                raise CheckpointError(str(folder), f"{text} tensor; which of them counts?")
+            found.whole[path] = entry
+    _refuse_torn(folder, config, found)
+    for module, parts in factors.items():
+        for path, product in _products(folder, config, module, parts):
+            if path in found.products:
+                text = f"changes {printable(path)} twice, under two names"
+                raise CheckpointError(str(folder), text)
+            found.products[path] = product
     return found
 
 
-def _alpha(config: Mapping[str, Any], module: str) -> float:
-    """`lora_alpha`, or what `alpha_pattern` says for the module: a name, or the end of one."""
-    for pattern, alpha in (config.get("alpha_pattern") or {}).items():
-        if module == pattern or module.endswith(f".{pattern}"):
-            return float(alpha)
-    return float(config.get("lora_alpha") or 1)
+def _refuse_other_kinds(folder: Path, config: Mapping[str, Any]) -> None:
+    kind = str(config.get("peft_type") or "LORA")
+    if kind != "LORA":
+        raise UnreadableAdapter(folder, printable(kind))
+    for key, name in _VARIANTS.items():
+        if config.get(key) not in (None, False, [], {}):
+            raise UnreadableAdapter(folder, f"{name} ({key})")
+    start = config.get("init_lora_weights")
+    if str(start).lower() not in _PLAIN_STARTS:
+        text = f"LoRA that began by changing the base (init_lora_weights: {printable(str(start))})"
+        raise UnreadableAdapter(folder, text)
 
 
-def floats(entry: TensorEntry) -> NDArray[np.float32]:
-    """The whole tensor as float32; for floating point types up to 32 bits."""
-    raw = read_tensor(entry)
-    if entry.dtype == "BF16":
-        return (raw.astype(np.uint32) << 16).view(np.float32)
-    return raw.astype(np.float32)
+def _refuse_torn(folder: Path, config: Mapping[str, Any], found: Adapter) -> None:
+    saved = config.get("modules_to_save") or []
+    for module in saved if isinstance(saved, list) else [saved]:
+        if not any(f".{module}." in f".{entry.name}" for entry in found.whole.values()):
+            text = f"modules_to_save names {printable(str(module))}, of which it holds no tensor"
+            raise CheckpointError(str(folder), f"{text}; save the adapter again")
 
 
-def _product_squares(b: NDArray[np.float32], a: NDArray[np.float32]) -> float:
-    """Sum of the squared elements of B A without forming it."""
-    wide_b, wide_a = b.astype(np.float64), a.astype(np.float64)
-    return float(((wide_b.T @ wide_b) * (wide_a @ wide_a.T)).sum())
+def _products(
+    folder: Path, config: Mapping[str, Any], module: str, parts: Mapping[str, TensorEntry]
+) -> Iterator[tuple[str, Product]]:
+    """(canonical path, what is added there) for one adapted module."""
+    embedding = "lora_embedding_A" in parts or "lora_embedding_B" in parts
+    names = (
+        ("lora_embedding_A", "lora_embedding_B")
+        if embedding
+        else ("lora_A.weight", "lora_B.weight")
+    )
+    for name in names:
+        if name not in parts:
+            given, lost = next(iter(parts.values())).name, name.partition(".")[0]
+            text = f"{printable(given)} has no {lost} beside it; save the adapter again"
+            raise CheckpointError(str(folder), text)
+    if "lora_A.bias" in parts or (embedding and len(parts) > 2):
+        raise UnreadableAdapter(folder, f"a mixture of tensors at {printable(module)}")
+    one, other = parts[names[0]], parts[names[1]]
+    if len(one.shape) != 2 or len(other.shape) != 2:
+        raise UnreadableAdapter(folder, f"LoRA of a convolution at {printable(module)}")
+    a, b = floats(one), floats(other)
+    if len(a) != b.shape[1] or not len(a):
+        got = f"factors of {_shape(one)} and {_shape(other)}"
+        text = f"{printable(module)} has {got}; expected one rank, at least 1, in both"
+        raise CheckpointError(str(folder), text)
+    scale = _scale(folder, config, module, len(a))
+    yield canonical(f"{module}.weight"), Product(a, scale * b, transposed=embedding)
+    if "lora_B.bias" in parts:
+        bias = floats(parts["lora_B.bias"]).reshape(-1, 1)
+        yield canonical(f"{module}.bias"), Product(np.ones((1, 1), np.float32), scale * bias)
 
 
-def _largest(b: NDArray[np.float32], a: NDArray[np.float32]) -> float:
-    rows = max(1, _PRODUCT_ELEMENTS // max(a.shape[1], 1))
-    return max(float(np.abs(b[i : i + rows] @ a).max()) for i in range(0, len(b), rows))
+def _scale(folder: Path, config: Mapping[str, Any], module: str, rank: int) -> np.float32:
+    """alpha / rank; alpha as peft finds it: what `alpha_pattern` first matches, or `lora_alpha`."""
+    alpha, inside = config.get("lora_alpha", _PEFTS_ALPHA), module.removeprefix("base_model.model.")
+    try:
+        for pattern, own in (config.get("alpha_pattern") or {}).items():
+            if re.match(rf"(.*\.)?({pattern})$", inside):
+                alpha = own
+                break
+        scale = float(alpha) / (sqrt(rank) if config.get("use_rslora") else rank)
+    except (TypeError, ValueError, AttributeError, OverflowError, re.error) as error:
+        text = f"adapter_config.json has no usable lora_alpha or alpha_pattern: {error}"
+        raise CheckpointError(str(folder), text) from None
+    return np.float32(scale)

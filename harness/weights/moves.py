@@ -38,13 +38,17 @@ WORKERS = min(8, os.cpu_count() or 1)
 _WORTH_A_FORK = 1 << 26
 # Windows handed to a worker together: handing over costs a tenth of what comparing one does.
 _AT_ONCE = 4
-# Signed and unsigned integers as wide as the type, and the bits of its infinity: as signed
-# numbers the positive NaN and Inf are the largest, as unsigned numbers the negative ones.
+# Signed and unsigned integers as wide as the type, and the bits of its infinity (where it has none,
+# of its first NaN): as signed numbers the positive NaN and Inf are the largest, as unsigned
+# numbers the negative ones. F8_E8M0 has no sign, C64 is two F32.
 _BITS: Mapping[str, tuple[Any, Any, int]] = {
     "F8_E5M2": (np.int8, np.uint8, 0x7C),
+    "F8_E4M3": (np.int8, np.uint8, 0x7F),
+    "F8_E8M0": (np.uint8, np.uint8, 0xFF),
     "F16": (np.int16, np.uint16, 0x7C00),
     "BF16": (np.int16, np.uint16, 0x7F80),
     "F32": (np.int32, np.uint32, 0x7F80_0000),
+    "C64": (np.int32, np.uint32, 0x7F80_0000),
     "F64": (np.int64, np.uint64, 0x7FF0_0000_0000_0000),
 }
 # Below this F16 has no numbers: what was BF16 or F32 before lost so much in it, and did not move.
@@ -52,7 +56,12 @@ _F16_GAP = 2.0**-24
 # Sums of squares of a start and its difference below which neither they nor the end reach 2^16,
 # where F16 ends: what was Inf or NaN in it is a number beyond that when it is widened.
 _SURELY_FINITE = 2.0**30
-# What float32 can hold well enough for a norm.
+# Sums of squares from here on come of squares that float32 holds to its full precision (a chunk has
+# 2^20 of them at most); smaller and infinite ones are done again in float64.
+_SURELY_PRECISE = 2.0**-100
+# Types of which float32 loses too much, always done in float64; speed matters in none of them.
+_WIDE = frozenset({"F64", "I64", "U64", "I32", "U32"})
+# What can be subtracted.
 _SUBTRACTABLE = frozenset(NUMPY_DTYPES) - {"F8_E5M2", "F8_E4M3", "F8_E8M0", "C64"}
 # One pass that ends at the first difference and lets other threads run; numpy would write an
 # array of answers first.
@@ -257,7 +266,7 @@ def _compare(window: _Window) -> _Sums:
     types = window.earlier.dtype, window.later.dtype
     subtractable = set(types) <= _SUBTRACTABLE
     if window.retyped and not subtractable:
-        return _Sums(moved=True)
+        return _Sums(moved=True, finite=_all_finite(window))
     found, same = _Sums(), 0
     for before, after in window.chunks():
         equal = not (found.moved or window.retyped) and _equal(before, after)
@@ -271,6 +280,15 @@ def _compare(window: _Window) -> _Sums:
     elif same:
         found.start += _start(replace(window, count=(same, same)))
     return found
+
+
+def _all_finite(window: _Window) -> bool:
+    """Of the later tensor alone."""
+    if window.later.dtype not in _BITS:
+        return True
+    first, count = window.first[1], window.count[1]
+    alone = replace(window, earlier=window.later, first=(first, first), count=(count, count))
+    return all(_finite(raw, window.later.dtype) for _, raw in alone.chunks())
 
 
 def _equal(before: Bytes, after: Bytes) -> bool:
@@ -287,6 +305,8 @@ def _finite(raw: Bytes, dtype: str) -> bool:
 
 def _subtract(before: Bytes, after: Bytes, types: tuple[str, str]) -> _Sums:
     """Of one chunk, whose bytes differ; in another type they always do, and the values count."""
+    if not _WIDE.isdisjoint(types):
+        return _subtract_wide(before, after, types)
     retyped = types[0] != types[1]
     readers = [_values if retyped else _reader(dtype) for dtype in types]
     with np.errstate(invalid="ignore", over="ignore"):
@@ -300,6 +320,8 @@ def _subtract(before: Bytes, after: Bytes, types: tuple[str, str]) -> _Sums:
     finite = [True, True]
     if not (squares < _SURELY_FINITE and begun < _SURELY_FINITE):
         finite = [_finite(raw, dtype) for raw, dtype in zip((before, after), types, strict=True)]
+    if all(finite) and not (_held(squares, delta) and _held(begun, start)):
+        return _subtract_wide(before, after, types)
     return _Sums(
         moved=not retyped or squares != 0 or largest > 0,
         finite=finite[1],
@@ -307,6 +329,44 @@ def _subtract(before: Bytes, after: Bytes, types: tuple[str, str]) -> _Sums:
         start=begun,
         largest=largest,
     )
+
+
+def _held(squares: float, values: Floats) -> bool:
+    """Whether float32 could hold the sum of the squares of finite values."""
+    return _SURELY_PRECISE <= squares < np.inf or (squares == 0 and not values.any())
+
+
+def _subtract_wide(before: Bytes, after: Bytes, types: tuple[str, str]) -> _Sums:
+    """As `_subtract`, in float64; 64-bit integers to the unit. A norm minds no sign."""
+    finite = [_finite(raw, dtype) for raw, dtype in zip((before, after), types, strict=True)]
+    retyped = types[0] != types[1]
+    with np.errstate(invalid="ignore", over="ignore"):
+        start, end = (_wide(raw, dtype) for raw, dtype in zip((before, after), types, strict=True))
+        if types in (("I64", "I64"), ("U64", "U64")):
+            one, other = (raw.view(NUMPY_DTYPES[types[0]]) for raw in (before, after))
+            up = other > one
+            one, other = one.view(np.uint64), other.view(np.uint64)
+            delta = np.where(up, other - one, one - other).astype(np.float64)
+        else:
+            delta = np.abs(end - start)
+        if retyped and "F16" in types:
+            delta[delta < _F16_GAP] = 0
+        squares, begun = float(np.dot(delta, delta)), float(np.dot(start, start))
+        largest = float(np.maximum.reduce(delta))
+    return _Sums(
+        moved=not retyped or largest != 0,
+        finite=finite[1],
+        squares=squares if all(finite) else np.nan,
+        start=begun,
+        largest=largest,
+    )
+
+
+def _wide(raw: Bytes, dtype: str) -> NDArray[np.float64]:
+    """The values as float64, in room of their own."""
+    if dtype == "BF16":
+        return (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    return raw.view(NUMPY_DTYPES[dtype]).astype(np.float64)
 
 
 def _reader(dtype: str) -> Callable[[Bytes, str, Floats], Floats]:
@@ -371,10 +431,22 @@ def _start(window: _Window) -> float:
         first=(window.first[0], window.first[0]),
         count=(window.count[0], window.count[0]),
     )
-    total, read = 0.0, _reader(dtype)
-    for _, raw in alone.chunks():
-        start = read(raw, dtype, _ROOM.floats[0])
-        with np.errstate(invalid="ignore", over="ignore"):
-            squares = float(np.dot(start, start))
-        total += squares if squares < _SURELY_FINITE or _finite(raw, dtype) else np.nan
-    return total
+    return sum(_squares(raw, dtype) for _, raw in alone.chunks())
+
+
+def _squares(raw: Bytes, dtype: str) -> float:
+    """Sum of the squared elements of one chunk; NaN if one of them is NaN or Inf."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        if dtype not in _WIDE:
+            values = _reader(dtype)(raw, dtype, _ROOM.floats[0])
+            squares = float(np.dot(values, values))
+            if _SURELY_PRECISE <= squares < _SURELY_FINITE:
+                return squares
+            if not _finite(raw, dtype):
+                return np.nan
+            if _held(squares, values):
+                return squares
+        elif not _finite(raw, dtype):
+            return np.nan
+        wide = _wide(raw, dtype)
+        return float(np.dot(wide, wide))

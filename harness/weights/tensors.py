@@ -17,3 +17,11 @@ def read_tensor(entry: TensorEntry) -> NDArray[Any]:
         return np.zeros(entry.shape, dtype)
     mapped = np.memmap(entry.file, dtype, "r", entry.offset, (entry.size,))
     return mapped.reshape(entry.shape)
+
+
+def floats(entry: TensorEntry) -> NDArray[np.float32]:
+    """The whole tensor as float32; for floating point types up to 32 bits."""
+    raw = read_tensor(entry)
+    if entry.dtype == "BF16":
+        return (raw.astype(np.uint32) << 16).view(np.float32)
+    return raw.astype(np.float32)
