@@ -247,9 +247,7 @@ def record(audited: Sequence[Audited]) -> dict[str, Any]:
                 "stage": stage.stage,
                 "name": stage.name,
                 "declared": stage.declared,
-                # Readers of this file know four words for a declared stage and pass over others.
-                "status": "broken" if stage.status == "unreadable" else stage.status,
-                "unreadable": stage.status == "unreadable",
+                "status": stage.status,
                 "moved": list(stage.moved),
                 "problems": list(stage.problems),
                 "unmoved": list(stage.unmoved),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 # What an audit can say of a stage that declares a component, worst first.
-STATUSES = ("broken", "mismatch", "identical", "verified")
+STATUSES = ("broken", "unreadable", "mismatch", "identical", "verified")
 
 
 def audited(study_dir: Path, record: Mapping[str, Any]) -> dict[str, str]:

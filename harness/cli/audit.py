@@ -47,8 +47,9 @@ def audit(
 ) -> None:
     """Compare each stage's weights with the base and the stage before it.
 
-    Exit code 4 when a stage changed what it does not declare, changed nothing, or is broken. A
-    study's audit is kept beside its results, where the report and the leaderboard find it.
+    Exit code 4 when a stage changed what it does not declare, changed nothing, is broken, or is an
+    adapter of a kind that cannot be read from its factors. A study's audit is kept beside its
+    results, where the report and the leaderboard find it.
     """
     import json
 
