@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from harness.analysis.paired import Floats
 from harness.analysis.scores import MISSING, BenchmarkScores, StageKey, StudyScores
 from harness.errors import IncompatibleError, Problem, UserError, did_you_mean
+from harness.types import OWN_METRIC, ScorerName
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +35,15 @@ class ScoreMatrix:
 def scorer_of(scores: StudyScores, name: str) -> str:
     """The scorer to judge by. Raises UserError for one that the study has not.
 
-    "" stands for the study's own, or the only one there is.
+    "" stands for the study's own, or the only one there is. Where lm-eval graded everything, its
+    own metric stands for every scorer of ours.
     """
     asked, name = name, name or scores.scorer
     known = sorted({scorer for bench in scores.benchmarks.values() for scorer in bench.values})
     if name in known:
         return name
-    if len(known) == 1 and not asked:
+    ours = not asked or (known == [OWN_METRIC] and name in get_args(ScorerName))
+    if len(known) == 1 and ours:
         return known[0]
     near = did_you_mean(name, known)
     found = ", ".join(known) or "none"
