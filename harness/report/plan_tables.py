@@ -168,7 +168,8 @@ def _print_failed(console: Console, failed: Sequence[FailedAnswers]) -> None:
     for cell in worst[:SHOWN_CELLS]:
         text = f"{cell.where}: {cell.n_failed:,} of {cell.n:,} answers failed: {cell.reason}"
         console.print(text, style="yellow", markup=False, highlight=False)
-    if more := len(worst) - SHOWN_CELLS if len(worst) > SHOWN_CELLS else 0:
+    if len(worst) > SHOWN_CELLS:
+        more = len(worst) - SHOWN_CELLS
         console.print(f"and {more} more cells with failed answers", style="yellow")
     if worst:
         console.print("`--retry-failed` asks them again.")
