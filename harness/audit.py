@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness import components
 from harness.checkpoints import printable
 from harness.errors import UserError
-from harness.weights.differences import Difference, UnreadableAdapter, difference
+from harness.weights.adapters import UnreadableAdapter
+from harness.weights.differences import Difference, difference
 from harness.weights.moves import Move
 
 if TYPE_CHECKING:  # two folders are compared without a manifest, in half the time to start

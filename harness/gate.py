@@ -212,14 +212,8 @@ def judge_gate(
         level=options.level,
         inconclusive=policy.inconclusive,
         rows=tuple(sorted(rows, key=_badness)),
-        notes=(_runs_note(pairing), *missing_notes(scores)),
+        notes=(_runs_note(pairing), *scores.ungraded.values()),
     )
-
-
-def missing_notes(scores: StudyScores) -> list[str]:
-    """Of a study's notes those that say why a whole benchmark has no scores, and the cure."""
-    starts = tuple(f"{name} is missing" for name in scores.benchmarks)
-    return [note for note in scores.notes if note.startswith(starts)]
 
 
 def _runs_note(pairing: Pairing) -> str:
@@ -328,11 +322,8 @@ class _Gate:
         outcome: Outcome = "pass" if said in ("improved", "retained") else "inconclusive"
         outcome = "regression" if said == "regressed" else outcome
         needed = samples_to_decide(difference, margin_pp) if outcome == "inconclusive" else None
-        what = (
-            _undecided(needed)
-            if outcome == "inconclusive"
-            else _decided(difference, margin_pp, said)
-        )
+        decided = outcome != "inconclusive"
+        what = _decided(difference, margin_pp, said) if decided else _undecided(needed)
         return GateRow(
             kind, name, role, outcome, what, difference, margin_pp, samples_needed=needed
         )
@@ -342,11 +333,7 @@ class _Gate:
         bench = self.judged.scores.benchmarks[name]
         for side in (*self.pairing.candidates, *baselines):
             if not self.judged.has(name, side.key):
-                here = bench.judged_by(self.judged.scorer) in bench.values or not bench.values
-                by = (
-                    "" if here else f" by {self.judged.scorer!r}, only by {', '.join(bench.values)}"
-                )
-                return f"no scores of {label(side.key)}{by}"
+                return f"no scores of {label(side.key)} {self.judged.elsewhere(bench)}".rstrip()
             status = bench.status[:, bench.columns.index(side.key)]
             failed, scored = int((status == FAILED).sum()), int((status == SCORED).sum())
             if failed > self.options.max_dropped * (failed + scored):

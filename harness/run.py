@@ -354,9 +354,8 @@ def _answer(
     spent = outcome.task_seconds.setdefault(cell.pace, [0.0, 0.0])
     spent[0] += outcome.n_answered - before
     spent[1] += time.monotonic() - began
-    order = [request.sample_id for request in asked]
-    journal.seal(order)
-    outcome.sealed(f"{where}, {cell.task}", [journal.done[name] for name in order])
+    answers = journal.seal([request.sample_id for request in asked])
+    outcome.sealed(f"{where}, {cell.task}", answers)
     watch.sealed()
 
 

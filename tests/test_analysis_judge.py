@@ -147,6 +147,31 @@ def test_one_scorer_has_no_superficial_part_and_no_limits_of_it():
     assert np.isnan(cells).all()
 
 
+def test_parts_of_other_samples_than_the_change_are_not_told():
+    scores = study()
+    for name in ("h0", "h1"):
+        lenient = scores.benchmarks[name].values["lenient"].copy()
+        lenient[: N // 5, 1:] = np.nan
+        values = {**scores.benchmarks[name].values, "lenient": lenient}
+        scores = with_bench(scores, name, values=values)
+    for found in (judge(scores), judge(scores, JudgeOptions(max_dropped=0.5))):
+        told = found.options.max_dropped == 0.5
+        row = row_of(found.deltas, contrast="base_to_stage", to_stage=3, benchmark="h0")
+        board = found.leaderboard.iloc[0]
+        assert np.isfinite([row.delta_pp, board.heldout_final_pp]).all()
+        parts = [row.superficial_pp, row.essential_pp, board.superficial_pp, board.essential_pp]
+        assert np.isfinite(parts).tolist() == [told] * 4
+
+
+def test_runs_that_end_at_different_stages_are_noted():
+    both = study(runs=2)
+    ended = StageKey("s", "1", 3)
+    scores = dataclasses.replace(both, stages=tuple(s for s in both.stages if s.key != ended))
+    note = "s: its runs end at different stages (run 0 at 3, run 1 at 2); figures of the last stage"
+    assert [n for n in judge(scores).notes if n.startswith(note)]
+    assert not [n for n in judge(both).notes if "different stages" in n]
+
+
 def test_frames_have_the_documented_columns_and_follow_the_arrays():
     scores = study()
     found = judge(scores)

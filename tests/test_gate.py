@@ -173,6 +173,27 @@ def test_scores_by_another_scorer_are_named() -> None:
     )
 
 
+def test_the_limit_behind_a_verdict_is_told_where_the_interval_hides_it() -> None:
+    """Losses found at 95 % one-sided, of which the two-sided interval reaches over the margin."""
+    told: dict[bool, int] = {}
+    for share in np.arange(0.70, 0.80, 0.0025):
+        few = {BASE_KEY: column(0.8, 200), key(): column(float(share), 200)}
+        row = run_gate(study(bench("docs", few))).rows[0]
+        hidden = row.what.startswith("regressed") and row.difference.high >= -0.01
+        told[hidden] = told.get(hidden, 0) + 1
+        limit = f"(one-sided limit {100 * row.difference.upper:+.2f})"
+        assert (limit in row.what) == hidden
+        assert not hidden or row.difference.upper < -0.01
+    assert told.get(True) and told.get(False)
+
+
+def test_example_flips_of_a_study_without_texts_are_samples_and_scores() -> None:
+    flip = Flip("s7", "", "", "", "", 1.0, 0.0)
+    assert ci.flip_line(flip) == "[s7] 1 to 0"
+    spoken = ci.flip_line(replace(flip, question="what?", gold="red"))
+    assert spoken == "[s7] 1 to 0 | what? | before:  | after:  | gold: red"
+
+
 @pytest.mark.parametrize("inconclusive", ["fail", "warn", "pass"])
 def test_what_was_not_measured_is_no_pass(inconclusive: str) -> None:
     scores = study(

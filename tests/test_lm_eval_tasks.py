@@ -662,7 +662,8 @@ def test_a_task_that_cannot_be_graded_is_missing_and_the_rest_is_judged(odd: Pat
         assert "from shared,tail, shared,whole, or drop the task" in failure.why
         assert failure.why.endswith("(other checkpoints alike: 1)")
     scores = read_scores(opened.store.folder)
-    (note,) = (note for note in scores.notes if "odd_metrics" in note)
+    ((name, note),) = scores.ungraded.items()
+    assert name == "lm_eval:odd_metrics" and note in judge(scores, JudgeOptions()).notes
     assert note.startswith("lm_eval:odd_metrics is missing: its answers could not be graded: picky")
     assert "suite.lm_eval.metric" in note
     deltas = judge(scores, JudgeOptions(scorer="strict")).deltas.set_index("benchmark")["delta_pp"]

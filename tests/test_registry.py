@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
     "module",
     [
         "data.subset", "errors", "natural_order", "prompts", "rows", "stage_lists",
-        "study",
+        "study", "weights.tensors",
         "storage.signatures", "storage.store",
     ],
 )  # fmt: skip

@@ -13,8 +13,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 from replay import ReplayEngine, write_checkpoint
+from typer.testing import CliRunner
 
 from harness import engines, study
+from harness.cli import app
 from harness.errors import ManifestError, ResultsError, UserError
 from harness.report.live import Quiet
 from harness.scoring.study import read_scores
@@ -124,6 +126,22 @@ def test_failed_answers_are_told_and_asked_again(place: Path, monkeypatch: pytes
     assert (outcome.n_answered, outcome.n_failed, outcome.failed) == (8, 0, [])
     assert read_scores(opened.store.folder).benchmarks["words"].values["strict"].mean() == 1
     assert score(place, retry_failed=True)[0].n_answered == 0
+
+
+def test_the_command_says_what_failed_and_a_dry_run_what_cannot_be_scored(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+):
+    made = ReplayEngine(lambda c, r: None if r.sample_id == "3" else "red")
+    monkeypatch.setattr(engines, "create", lambda kind, options: made)
+    words = ["score", str(place / "study.yaml"), "--results", str(place / "results")]
+    done = CliRunner().invoke(app, words, env={"COLUMNS": "200"})
+    assert done.exit_code == 0
+    assert "base, colors: 1 of 20 answers failed: no picture" in done.output
+    assert "and 3 more cells with failed answers" in done.output
+    assert "`--retry-failed` asks them again." in done.output
+    assert CliRunner().invoke(app, [*words, "--dry-run"]).exit_code == 0
+    (place / "data" / "words.parquet").write_bytes(b"torn")
+    assert CliRunner().invoke(app, [*words, "--dry-run"]).exit_code == 6
 
 
 def test_a_cell_of_which_much_failed_is_no_success(place: Path, monkeypatch: pytest.MonkeyPatch):

@@ -29,11 +29,14 @@ def adapter(folder: Path, **config: Any) -> Checkpoint:
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        ({"peft_type": "IA3"}, "is of kind IA3; vLLM applies LoRA alone"),
-        ({"use_dora": True}, "has DoRA, which vLLM does not apply"),
+        ({"peft_type": "IA3"}, "is IA3; vLLM applies plain LoRA alone"),
+        ({"use_dora": True}, "is DoRA (use_dora); vLLM applies plain LoRA alone"),
         ({"bias": "lora_only"}, "has biases"),
         ({"lora_bias": True, "modules_to_save": ["lm_head"]}, "has biases and whole modules"),
-        ({"init_lora_weights": "pissa_niter_4"}, "a base changed by its start (pissa_niter_4)"),
+        (
+            {"init_lora_weights": "pissa_niter_4"},
+            "began by changing the base (init_lora_weights: pissa_niter_4)",
+        ),
     ],
 )
 def test_adapters_that_vllm_does_not_apply(

@@ -62,8 +62,8 @@ def figures_of(judged: Judged, strategy: Strategy, options: JudgeOptions) -> Str
     contrasts = {name: by_run(strategy, figure) for name, figure in definitions.items()}
     figures = {name: estimate(judged, runs, level=level) for name, runs in contrasts.items()}
     drift, lenient = Drift(judged.scores), Judged(judged.scores, "lenient")
-    figures["superficial"] = estimate(drift, contrasts["heldout_final"], level=level)
-    figures["essential"] = estimate(lenient, contrasts["heldout_final"], level=level)
+    figures["superficial"] = part(drift, contrasts["heldout_final"], options)
+    figures["essential"] = part(lenient, contrasts["heldout_final"], options)
     mass = Trait(judged.scores, "number_mass")
     shifts = measured_shift(mass, strategy.runs, strategy.last)
     figures["number_mass"] = estimate(mass, shifts, level=level)
@@ -88,6 +88,18 @@ def figures_of(judged: Judged, strategy: Strategy, options: JudgeOptions) -> Str
         learned=learned,
         notes=tuple(_not_learned(strategy, learned)),
     )
+
+
+def part(judged: Judged, runs: Sequence[CellWeights], options: JudgeOptions) -> PairedDifference:
+    """A part of a change, superficial or essential; by run, as `estimate`.
+
+    NA where it would be of fewer samples than may be dropped: the parts of other samples than the
+    change itself would not add up to it.
+    """
+    found = estimate(judged, runs, level=options.level)
+    n_all = found.n_samples + found.n_dropped
+    partial = found.n_dropped > options.max_dropped * n_all
+    return not_available("too few samples") if partial else found
 
 
 def _definitions(

@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 
 from harness.analysis.contrasts import CellWeights, estimate, part_of
-from harness.analysis.figures import StrategyFigures, recovery_at
+from harness.analysis.figures import StrategyFigures, part, recovery_at
 from harness.analysis.flips import flips
 from harness.analysis.forgetting import change, mean_of, pareto
 from harness.analysis.matrix import Drift, Judged, label, suite_settings
 from harness.analysis.multiple import holm
 from harness.analysis.options import JudgeOptions
-from harness.analysis.paired import PairedDifference, not_available
+from harness.analysis.paired import PairedDifference
 from harness.analysis.recovery import score_interval
 from harness.analysis.scores import FAILED, BenchmarkScores, StudyScores
 from harness.analysis.strategies import Run, Strategy, cell_counts, role_at
@@ -313,14 +313,8 @@ class DeltaRows:
 
     def _parts(self, runs: Sequence[CellWeights]) -> Row:
         """The change taken apart: what the lenient scorer does not see of it, and what it does."""
-        row: Row = {}
-        for name, judged in (("superficial", self.drift), ("essential", self.lenient)):
-            found = estimate(judged, runs, level=self.options.level)
-            # Of other samples than the change itself, the two would not add up to it.
-            n_all = found.n_samples + found.n_dropped
-            partial = found.n_dropped > self.options.max_dropped * n_all
-            row |= points_of(name, not_available("too few samples") if partial else found)
-        return row
+        row = points_of("superficial", part(self.drift, runs, self.options))
+        return row | points_of("essential", part(self.lenient, runs, self.options))
 
     def _flips(self, run: Run, c: Comparison) -> tuple[int, int]:
         """(lost, gained) samples, summed over the benchmarks of the row."""

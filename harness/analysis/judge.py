@@ -188,6 +188,7 @@ def _notes(
 ) -> Iterator[str]:
     scores = judged.scores
     yield from scores.notes
+    yield from scores.ungraded.values()
     if judged.scorer != (options.scorer or scores.scorer):
         yield f"judged by scorer {judged.scorer!r}, the only one in this study"
     missing = [
@@ -205,11 +206,8 @@ def _notes(
             left_out = [b for b in scores.benchmarks if b not in usable]
             yield f"aggregates are over the common set, without {', '.join(left_out)}"
     for name, bench in scores.benchmarks.items():
-        if bench.values and bench.judged_by(judged.scorer) not in bench.values:
-            yield (
-                f"{name} has no scores by {judged.scorer!r}, only by {', '.join(bench.values)}; "
-                "choose with --scorer"
-            )
+        if elsewhere := judged.elsewhere(bench):
+            yield f"{name} has no scores {elsewhere}; choose with --scorer"
     if torn := list(_much_failed(scores, options.max_dropped)):
         shown = ", ".join(torn[:5]) + (", ..." if len(torn) > 5 else "")
         yield f"{_count(len(torn), 'cell')} without many of the answers, which failed: {shown}"

@@ -112,6 +112,12 @@ class Judged:
         found = bench.values.get(bench.judged_by(self.scorer))
         return np.full(bench.status.shape, np.nan) if found is None else found
 
+    def elsewhere(self, bench: BenchmarkScores) -> str:
+        """`by 'strict', only by lenient`: the scorers that were used instead; "" = this one was."""
+        if not bench.values or bench.judged_by(self.scorer) in bench.values:
+            return ""
+        return f"by {self.scorer!r}, only by {', '.join(bench.values)}"
+
     def columns(self, benchmark: str, keys: Sequence[StageKey]) -> Floats:
         """(n, len(keys)) scores of the benchmark's samples at `keys`; absent stages are NaN.
 

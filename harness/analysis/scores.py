@@ -98,6 +98,8 @@ class StudyScores:
     texts: Texts | None = None
     notes: tuple[str, ...] = ()
     """What a reader must know of how the scores were made, for example the noise floor."""
+    ungraded: Mapping[str, str] = field(default_factory=dict)
+    """benchmark -> why it is missing though it was answered, and the cure; one line."""
     costs: Mapping[str, TrainingCost] = field(default_factory=dict)
     """strategy -> cost, where every stage has a record of its training."""
     audited: Mapping[str, str] = field(default_factory=dict)

@@ -61,7 +61,6 @@ def study(
 
     from harness.analysis.drift import explain
     from harness.analysis.options import JudgeOptions
-    from harness.gate import missing_notes
     from harness.lmeval.settings import is_lm_eval
     from harness.record import read_record
     from harness.report.csv_files import csv_text, write_text
@@ -75,7 +74,7 @@ def study(
     file = write_text(folder / "drift.csv", csv_text(found.table))
     # Other people's answers have no checkpoints here that could be read.
     record = read_record(folder)
-    notes = missing_notes(scores)
+    notes = list(scores.ungraded.values())
     if record["kind"] == "scored":
         theirs = all(is_lm_eval(row["name"]) for row in record["benchmarks"])
         notes += notes_of(found, options_left=not theirs)

@@ -134,9 +134,8 @@ def _open_files(files: list[Path]) -> Table:
 
 def column_table(files: list[Path]) -> Table:
     """Parquet or Arrow files (at least one) as one table. Raises DataError."""
-    from harness.data.column_tables import (
-        open_columns,  # pyarrow is loaded with the first such file
-    )
+    # pyarrow is loaded with the first such file
+    from harness.data.column_tables import open_columns
 
     return open_columns(files)
 

@@ -22,11 +22,10 @@ from harness.checkpoints import (
 from harness.engines.layouts import canonical, shortened
 from harness.errors import CheckpointError, Problem
 from harness.types import Checkpoint
+from harness.weights.adapters import beyond_lora
 
 # The ranks that vLLM can be started with (its `MaxLoRARanks`).
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-# Starts of LoRA that take their own share out of the base first.
-MOVE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 VISION = re.compile(r"vision|visual|projector|image_newline")
 PROCESSING_FILES = (*TOKENIZER_FILES, *PROCESSOR_FILES)
 
@@ -95,18 +94,14 @@ def refuse_differences(
 
 def _beyond_vllm(config: Mapping[str, Any]) -> str:
     """What an adapter has that vLLM would die of, or leave out without a word; "" = nothing."""
-    kind = str(config.get("peft_type", "LORA"))
-    if kind != "LORA":
-        return f"is of kind {kind}; vLLM applies LoRA alone"
-    start = str(config.get("init_lora_weights", True)).lower()
-    changes = {
-        "DoRA": config.get("use_dora"),
+    if kind := beyond_lora(config):
+        return f"is {kind}; vLLM applies plain LoRA alone"
+    parts = {
         "biases": config.get("lora_bias") or config.get("bias", "none") != "none",
         "whole modules (modules_to_save)": config.get("modules_to_save"),
-        f"a base changed by its start ({start})": start.startswith(MOVE_THE_BASE),
     }
-    found = [name for name, there in changes.items() if there]
-    return f"has {' and '.join(found)}, which vLLM does not apply" if found else ""
+    found = [name for name, there in parts.items() if there]
+    return f"has {' and '.join(found)}; vLLM applies plain LoRA alone" if found else ""
 
 
 def lora_rank(checkpoint: Checkpoint) -> int:

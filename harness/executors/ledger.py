@@ -260,10 +260,8 @@ class Ledger:
         journal = opened.journal
         if opened.over or opened.n_flying or opened.unasked or journal is None:
             return
-        journal.seal(opened.order)
         label = self.group(number).label
-        answers = [journal.done[name] for name in opened.order]
-        self.outcome.sealed(f"{label}, {opened.cell.task}", answers)
+        self.outcome.sealed(f"{label}, {opened.cell.task}", journal.seal(opened.order))
         opened.over, opened.journal = True, None
         self._watch.sealed(label, opened.cell.task)
 

@@ -60,7 +60,7 @@ def read_scores(
     columns = tuple(stage.key for stage in stages)
     benchmarks = {}
     again = []
-    notes = []
+    ungraded = {}
     for row in record["benchmarks"]:
         name = row["name"]
         task = _task(record, row)
@@ -73,7 +73,8 @@ def read_scores(
                 for cell, answer in zip(cells, answers, strict=True)
             ]
             bench = lm_eval_benchmark(task, row["role"], samples, columns, answers, grades)
-            notes += refusals(name, stages, grades)
+            if why := _refusal(name, stages, grades):
+                ungraded[name] = why
         else:
             bench = grade_benchmark(task, row["role"], samples, columns, answers, scorers)
         if traits:
@@ -92,9 +93,9 @@ def read_scores(
         texts=StoredTexts(store, record),
         notes=(
             *((noise_floor(again),) if again else ()),
-            *notes,
             *(f"{row['name']}: {row['note']}" for row in record["benchmarks"] if row.get("note")),
         ),
+        ungraded=ungraded,
         costs={name: TrainingCost(**cost) for name, cost in record.get("costs", {}).items()},
         audited=audited(study_dir, record),
     )
@@ -137,14 +138,14 @@ def _task(record: Mapping[str, Any], row: Mapping[str, Any]) -> Task:
     )  # fmt: skip
 
 
-def refusals(name: str, stages: Sequence[Stage], grades: Sequence[Grades | None]) -> list[str]:
-    """One note for a benchmark of lm-eval's whose answers it could not grade, and the cure."""
+def _refusal(name: str, stages: Sequence[Stage], grades: Sequence[Grades | None]) -> str:
+    """Why a benchmark of lm-eval's could not be graded, and the cure; "" where it could."""
     why = [(s, g.refused) for s, g in zip(stages, grades, strict=True) if g and g.refused]
     if not why:
-        return []
+        return ""
     where = "" if len(why) == len(stages) else f" at {', '.join(s.name for s, _ in why[:3])}"
     where += ", ..." if where and len(why) > 3 else ""
-    return [f"{name} is missing{where}: its answers could not be graded: {why[0][1]}"]
+    return f"{name} is missing{where}: its answers could not be graded: {why[0][1]}"
 
 
 def noise_floor(pairs: Sequence[tuple[Sequence[str | None], Sequence[str | None]]]) -> str:

@@ -171,14 +171,15 @@ class Journal:
         self._whole += len(data)
         self.done.update((p.sample_id, p) for p in answers)
 
-    def seal(self, order: Sequence[str]) -> None:
-        """Turns the journal into a sealed cell with rows in the order of the task's samples."""
+    def seal(self, order: Sequence[str]) -> list[Prediction]:
+        """Turns the journal into a sealed cell; its rows, in the order of the task's samples."""
         from harness.storage import cell_files
 
         self.close()
         answers = [self.done[sample_id] for sample_id in order]
         cell_files.write_cell(self.sealed, answers, self.signature)
         self.file.unlink(missing_ok=True)
+        return answers
 
     def close(self) -> None:
         """Ends writing; what was appended stays."""

@@ -365,7 +365,7 @@ def _subtract_wide(before: Bytes, after: Bytes, types: tuple[str, str]) -> _Sums
 def _wide(raw: Bytes, dtype: str) -> NDArray[np.float64]:
     """The values as float64, in room of their own."""
     if dtype == "BF16":
-        return (raw.view(np.uint16).astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+        return _values(raw, dtype, _ROOM.floats[0]).astype(np.float64)
     return raw.view(NUMPY_DTYPES[dtype]).astype(np.float64)
 
 

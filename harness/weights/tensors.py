@@ -19,6 +19,15 @@ def read_tensor(entry: TensorEntry) -> NDArray[Any]:
     return mapped.reshape(entry.shape)
 
 
+def sizes(shape: tuple[int, ...]) -> str:
+    """A shape in words.
+
+    >>> sizes((3, 4)), sizes(())
+    ('3x4', 'scalar')
+    """
+    return "x".join(map(str, shape)) or "scalar"
+
+
 def floats(entry: TensorEntry) -> NDArray[np.float32]:
     """The whole tensor as float32; for floating point types up to 32 bits."""
     raw = read_tensor(entry)
