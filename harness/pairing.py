@@ -38,11 +38,9 @@ def find_stages(scores: StudyScores, spec: str) -> dict[str, Stage]:
     runs = _runs_of(scores, name)
     if not runs:
         known = sorted({stage.key.strategy for stage in scores.stages})
-        raise UserError(
-            f"checkpoint {spec!r}",
-            f"study {scores.study} has no strategy or run {name!r}{did_you_mean(name, known)}; "
-            f"it has {', '.join(known)}",
-        )
+        listed = f"; it has {', '.join(known)}"
+        text = f"study {scores.study} has no strategy or run {name!r}{listed}"
+        raise UserError(f"checkpoint {spec!r}", f"{text}{did_you_mean(name, known)}")
     found = {run: _stage_of(steps, wanted) for run, steps in runs.items()}
     missing = [run for run, stage in found.items() if stage is None]
     if missing:

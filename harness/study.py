@@ -103,6 +103,8 @@ def open_study(target: Path, options: Options) -> OpenStudy:
         target = target / DEFAULT_MANIFEST
     if target.is_dir():
         manifest, folder = _folder_study(target, options)
+    elif not target.exists():
+        raise ManifestError(str(target), "no such manifest, and no such folder of checkpoints")
     else:
         if discovering:
             raise ManifestError(target.name, "--base and --pattern are for a folder of stages")

@@ -193,6 +193,9 @@ def test_only_scores_the_stages_asked_for(place: Path, engine):
     for wrong in ("a@", "a@7"):
         with pytest.raises(ManifestError, match=r"its stages are 1 \(colors\), 2 \(later\)"):
             score(place, only=(wrong,))
+    for more in ({}, {"base": place / "ckpt" / "base"}, {"suite": place / "study.yaml"}):
+        with pytest.raises(ManifestError, match="nowhere: no such manifest, and no such folder"):
+            study.open_study(place / "nowhere", Options(results=place / "results", **more))
     with pytest.raises(ManifestError, match="--suite is for a folder"):
         score(place, suite=place / "other.yaml")
     with pytest.raises(ManifestError, match="'c@2' matches no stage; strategies are a, b"):
