@@ -304,7 +304,7 @@ def test_names_of_checkpoints(spec: str, expected: list[tuple[str, str, int]]) -
 @pytest.mark.parametrize(
     ("spec", "text"),
     [
-        ("lmm", "has no strategy or run 'lmm'; did you mean 'llm'?; it has base, llm, odd/na@me"),
+        ("lmm", "has no strategy or run 'lmm'; it has base, llm, odd/na@me; did you mean 'llm'?"),
         ("llm@7", "no stage '7' in llm run a, b; stages: 0 (base), 1 (skill1), 2 (skill2)"),
         ("llm@skil1", "did you mean 'skill1'?"),
         ("llm/c@1", "has no strategy or run 'llm/c'"),
